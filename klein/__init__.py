@@ -1,0 +1,1 @@
+"""What Klein is and how it runs, in plain torch. Never imports comfy."""

@@ -1,0 +1,1 @@
+"""The hosted model over httpx. Never imports comfy or torch."""
