@@ -1,0 +1,45 @@
+"""Stand-in weights under the file names people have, laid out as a ComfyUI models folder."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .text_encoder import text_encoder
+from .transformer import transformer
+from .vae import vae
+
+CHECKPOINTS = {
+    "flux-2-klein-9b.safetensors": 9,
+    "flux-2-klein-9b-fp8.safetensors": 9,
+    "flux-2-klein-base-9b.safetensors": 10,
+    "flux-2-klein-base-9b-fp8.safetensors": 10,
+    "flux-2-klein-9b-kv-fp8.safetensors": 11,
+}
+TEXT_ENCODER = "qwen_3_8b_fp8mixed.safetensors"
+VAES = {"flux2-vae.safetensors": 16, "full_encoder_small_decoder.safetensors": 16}
+
+
+def _save(weights: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(weights, partial)
+    partial.replace(path)
+
+
+def _write_once(path: Path, make) -> None:
+    if not path.exists():
+        _save(make(), path)
+
+
+def write_models(models: Path) -> None:
+    """Writes what is missing. Float32 throughout; the text encoder is bfloat16 to halve its size."""
+    for name, seed in CHECKPOINTS.items():
+        _write_once(models / "diffusion_models" / name, lambda seed=seed: transformer(seed=seed))
+    for name, seed in VAES.items():
+        _write_once(models / "vae" / name, lambda seed=seed: vae(seed=seed))
+    _write_once(
+        models / "text_encoders" / TEXT_ENCODER,
+        lambda: {k: v.to(torch.bfloat16) for k, v in text_encoder().items()},
+    )
