@@ -19,9 +19,7 @@ class Draw:
         return self.normal(out_features, in_features, std=1 / math.sqrt(in_features))
 
     def conv(self, out_channels: int, in_channels: int, kernel: int) -> Tensor:
-        return self.normal(
-            out_channels, in_channels, kernel, kernel, std=1 / math.sqrt(in_channels * kernel**2)
-        )
+        return self.normal(out_channels, in_channels, kernel, kernel, std=1 / math.sqrt(in_channels * kernel**2))
 
     def scale(self, features: int) -> Tensor:
         """A norm's weight: near one, never exactly."""

@@ -8,7 +8,7 @@ import torch
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
-from standins.text_encoder import shrink_qwen3_8b  # noqa: E402
+from standins.text_encoder import shrink_qwen3_8b
 
 shrink_qwen3_8b()
 

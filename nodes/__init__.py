@@ -1,0 +1,26 @@
+"""The pack's nodes, in the order a graph meets them."""
+
+from comfy_api.v0_0_2 import ComfyExtension, io
+
+from .loader import Klein9BLoader
+from .references import Klein9BReferences
+from .restore import Klein9BRestore
+from .sampler import Klein9BSampler
+from .scheduler import Klein9BScheduler
+
+
+class Klein9BExtension(ComfyExtension):
+    """FLUX.2 [klein] 9B, on the user's own GPU."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            Klein9BLoader,
+            Klein9BReferences,
+            Klein9BScheduler,
+            Klein9BSampler,
+            Klein9BRestore,
+        ]
+
+
+async def comfy_entrypoint() -> Klein9BExtension:
+    return Klein9BExtension()

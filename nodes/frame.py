@@ -1,0 +1,20 @@
+"""The KLEIN9B_FRAME socket: how image 1 was fitted, and image 1 itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from comfy_api.v0_0_2 import io
+
+from ..klein.references import Frame
+
+FrameSocket = io.Custom("KLEIN9B_FRAME")
+
+
+@dataclass(frozen=True)
+class FramedImage:
+    """Image 1, (H, W, 3) float32 in [0, 1], and how it was fitted to the model's grid."""
+
+    image: np.ndarray
+    frame: Frame

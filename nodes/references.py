@@ -1,0 +1,209 @@
+"""Klein 9B References: photographs in, conditioning and an empty latent out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import node_helpers
+import nodes as host_nodes
+import numpy as np
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..klein.latent_store import LatentStore
+from ..klein.references import (
+    ASPECT_RATIOS,
+    GRID,
+    Fit,
+    Size,
+    UnusableImage,
+    fit_image,
+    frame_image,
+    output_size,
+    snap,
+    to_rgb,
+)
+from .frame import FramedImage, FrameSocket
+
+MATCH = "match_input_image"
+CUSTOM = "custom"
+MAX_IMAGES = 10
+LATENT_CHANNELS = 128
+STORE = "klein9b_encoded_references"
+
+_SIDE = {"default": 1024, "min": 64, "max": 4096, "step": GRID}
+
+
+def _aspect_ratio_options() -> list[io.DynamicCombo.Option]:
+    width = io.Int.Input("width", tooltip="Width of the new picture in pixels.", **_SIDE)
+    height = io.Int.Input("height", tooltip="Height of the new picture in pixels.", **_SIDE)
+    plain = [io.DynamicCombo.Option(key, []) for key in (MATCH, *ASPECT_RATIOS)]
+    return [*plain, io.DynamicCombo.Option(CUSTOM, [width, height])]
+
+
+class Klein9BReferences(io.ComfyNode):
+    """Joins reference images to the prompt and sizes the new picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Klein9BReferences",
+            display_name="Klein 9B References",
+            category="Klein 9B/Conditioning",
+            description=(
+                "Gives the prompt its reference images, in order: the prompt can speak of image 1, image 2 and "
+                "so on. Sizes them as FLUX.2 was trained, and makes the empty latent for the new picture. "
+                "Without images it is plain text to image."
+            ),
+            search_aliases=[
+                "reference image",
+                "multi reference",
+                "image edit",
+                "flux 2 klein edit",
+                "reference latent",
+                "empty flux 2 latent",
+            ],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt, from CLIP Text Encode."),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="The negative prompt. Read only where cfg is above 1, so by the base model. "
+                    "Left empty, it is the prompt zeroed out.",
+                ),
+                io.Vae.Input("vae", tooltip="The FLUX.2 VAE, from Klein 9B Loader. Encodes each image once."),
+                io.Autogrow.Input(
+                    "images",
+                    template=io.Autogrow.TemplateNames(
+                        io.Image.Input(
+                            "image",
+                            optional=True,
+                            tooltip="A reference. Every frame of a batch is a reference of its own.",
+                        ),
+                        names=[f"image_{i}" for i in range(1, MAX_IMAGES + 1)],
+                        min=0,
+                    ),
+                    optional=True,
+                    tooltip="Reference images; order is meaning. A new socket appears as you connect one.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=[fit.value for fit in Fit],
+                    default=Fit.BFL.value,
+                    tooltip="How an image gets sides that are multiples of 16. bfl: as Black Forest Labs does, at "
+                    "most 1024x1024 pixels each (2024x2024 for a single one), never enlarged, edges cropped by "
+                    "up to 15 pixels. pad: the same, but edges are repeated instead of cropped. megapixel: "
+                    "scaled up or down to one megapixel as the official templates do.",
+                ),
+                io.DynamicCombo.Input(
+                    "aspect_ratio",
+                    options=_aspect_ratio_options(),
+                    tooltip="Shape of the new picture. match_input_image: exactly the grid of image 1, so that "
+                    "edits do not shift; 1:1 when there is no image.",
+                ),
+                io.Float.Input(
+                    "megapixels",
+                    default=1.0,
+                    min=0.06,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="Area of the new picture in units of 1024x1024 pixels, where aspect_ratio is a ratio.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt with the references joined."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The negative prompt with the same references."
+                ),
+                io.Latent.Output(
+                    display_name="latent", tooltip="Empty latent of the new picture's size, for the sampler."
+                ),
+                FrameSocket.Output(display_name="frame", tooltip="How image 1 was fitted, for Klein 9B Restore."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: list,
+        vae: comfy.sd.VAE,
+        fit: str,
+        aspect_ratio: dict[str, Any],
+        megapixels: float,
+        negative: list | None = None,
+        images: dict[str, torch.Tensor] | None = None,
+    ) -> io.NodeOutput:
+        framed = _frame_all(_frames_of(images or {}), Fit(fit))
+        latents = _encode_all(vae, framed)
+        if negative is None:
+            (negative,) = host_nodes.ConditioningZeroOut().zero_out(positive)
+        size = _new_size(aspect_ratio, megapixels, framed)
+        return io.NodeOutput(
+            _join(positive, latents), _join(negative, latents), _empty_latent(size), next(iter(framed), None)
+        )
+
+
+def _frames_of(images: dict[str, torch.Tensor]) -> list[tuple[str, np.ndarray]]:
+    """Every frame of every image in socket order, with the name an error may use."""
+    frames = []
+    for name in sorted(images, key=lambda name: int(name.rsplit("_", 1)[1])):
+        batch = images[name]
+        if batch is None:
+            continue
+        for i, frame in enumerate(batch):
+            label = name if len(batch) == 1 else f"{name}, frame {i + 1}"
+            frames.append((label, frame.cpu().float().numpy()))
+    return frames
+
+
+def _frame_all(frames: list[tuple[str, np.ndarray]], fit: Fit) -> list[FramedImage]:
+    return [_frame_one(label, image, fit, several=len(frames) > 1) for label, image in frames]
+
+
+def _frame_one(label: str, image: np.ndarray, fit: Fit, *, several: bool) -> FramedImage:
+    try:
+        size = Size(image.shape[1], image.shape[0])
+        return FramedImage(to_rgb(image), frame_image(size, fit, several=several))
+    except UnusableImage as error:
+        raise UnusableImage(f"{label}: {error}") from None
+
+
+def _encode_all(vae: comfy.sd.VAE, framed: list[FramedImage]) -> list[torch.Tensor]:
+    if not framed:
+        return []
+    _require_flux2(vae)
+    store = vae.patcher.get_attachment(STORE)
+    if store is None:
+        store = LatentStore()
+        vae.patcher.set_attachments(STORE, store)
+    return [store.encode(fit_image(one.image, one.frame), lambda pixels: vae.encode(pixels)) for one in framed]
+
+
+def _require_flux2(vae: comfy.sd.VAE) -> None:
+    if vae.latent_channels != LATENT_CHANNELS:
+        raise ValueError(
+            f"This VAE makes latents of {vae.latent_channels} channels; Klein needs FLUX.2's, with "
+            f"{LATENT_CHANNELS}. Connect the VAE of Klein 9B Loader."
+        )
+
+
+def _new_size(aspect_ratio: dict[str, Any], megapixels: float, framed: list[FramedImage]) -> Size:
+    choice = aspect_ratio["aspect_ratio"]
+    if choice == CUSTOM:
+        return snap(aspect_ratio["width"], aspect_ratio["height"])
+    if choice != MATCH:
+        return output_size(choice, megapixels)
+    return framed[0].frame.grid if framed else output_size("1:1", megapixels)
+
+
+def _join(conditioning: list, latents: list[torch.Tensor]) -> list:
+    if not latents:
+        return conditioning
+    return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents}, append=True)
+
+
+def _empty_latent(size: Size) -> dict[str, torch.Tensor]:
+    shape = (1, LATENT_CHANNELS, size.height // GRID, size.width // GRID)
+    return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}

@@ -1,0 +1,1 @@
+"""The real ComfyUI: found, entered in this process, or started as a server."""
