@@ -1,0 +1,111 @@
+"""Klein 9B Loader: three files read by their headers, then loaded by the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy.sd
+import comfy.utils
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ..klein.file_set import KleinFiles, check_set
+from ..klein.variant import VARIANTS, Variant, decide_variant
+from .node_text import show_text
+
+ATTACHMENT = "klein9b"
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class LoadedKlein:
+    """What the loader decided, kept on the MODEL for later nodes."""
+
+    files: KleinFiles
+    variant: Variant
+
+    @property
+    def summary(self) -> str:
+        """For the person in front of the node."""
+        model = self.files.diffusion_model
+        return (
+            f"Klein 9B {self.variant.name} ({self.variant.source})\n"
+            f"{model.double_blocks} + {model.single_blocks} blocks, width {model.hidden}, {model.weights.name}\n"
+            f"text encoder {self.files.text_encoder.weights.name}, {self.files.vae.name}"
+        )
+
+
+class Klein9BLoader(io.ComfyNode):
+    """Loads Klein 9B's diffusion model, text encoder and VAE, after checking that they belong together."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Klein9BLoader",
+            display_name="Klein 9B Loader",
+            category="Klein 9B/Loaders",
+            description=(
+                "Loads the three files of FLUX.2 [klein] 9B. Each file's header is read first: a wrong pair, a "
+                "broken download or another model's file is named in one sentence before anything is loaded."
+            ),
+            search_aliases=["load klein", "flux 2 klein loader", "unet loader", "load diffusion model", "checkpoint"],
+            inputs=[
+                io.Combo.Input(
+                    "diffusion_model",
+                    options=folder_paths.get_filename_list("diffusion_models"),
+                    tooltip="The Klein 9B file from models/diffusion_models, such as flux-2-klein-9b-fp8.safetensors.",
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=folder_paths.get_filename_list("text_encoders"),
+                    tooltip="Qwen3-8B from models/text_encoders, such as qwen_3_8b_fp8mixed.safetensors. The 4B "
+                    "encoder belongs to Klein 4B and does not fit.",
+                ),
+                io.Combo.Input(
+                    "vae",
+                    options=folder_paths.get_filename_list("vae"),
+                    tooltip="The FLUX.2 VAE from models/vae: flux2-vae.safetensors, or "
+                    "full_encoder_small_decoder.safetensors, which decodes faster.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=[AUTO, *VARIANTS],
+                    default=AUTO,
+                    tooltip="Which Klein 9B this is. The weights cannot tell: auto reads the file's metadata, then "
+                    "its name. Choose it yourself where the file was renamed.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The diffusion model; it remembers its variant for later nodes."
+                ),
+                io.Clip.Output(display_name="clip", tooltip="Qwen3-8B, for CLIP Text Encode."),
+                io.Vae.Output(display_name="vae", tooltip="For Klein 9B References and VAE Decode."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, diffusion_model: str, text_encoder: str, vae: str, variant: str) -> io.NodeOutput:
+        model_path = folder_paths.get_full_path_or_raise("diffusion_models", diffusion_model)
+        encoder_path = folder_paths.get_full_path_or_raise("text_encoders", text_encoder)
+        vae_path = folder_paths.get_full_path_or_raise("vae", vae)
+        files = check_set(model_path, encoder_path, vae_path)
+        loaded = LoadedKlein(files, decide_variant(files.diffusion_model.variant, variant))
+        model = comfy.sd.load_diffusion_model(model_path)
+        model.set_attachments(ATTACHMENT, loaded)
+        show_text(cls, loaded.summary)
+        return io.NodeOutput(model, _load_clip(encoder_path), _load_vae(vae_path))
+
+
+def _load_clip(path: str) -> comfy.sd.CLIP:
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    return comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX2)
+
+
+def _load_vae(path: str) -> comfy.sd.VAE:
+    weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    vae = comfy.sd.VAE(sd=weights, metadata=metadata)
+    vae.throw_exception_if_invalid()
+    vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (path, metadata, None))
+    return vae

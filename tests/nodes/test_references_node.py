@@ -1,0 +1,233 @@
+"""Klein 9B References in the real host, with a VAE that counts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import standins
+
+
+@pytest.fixture
+def node(comfy_host):
+    from klein9b.nodes.references import Klein9BReferences
+
+    return Klein9BReferences
+
+
+@pytest.fixture(scope="module")
+def real_vae(comfy_host):
+    import comfy.sd
+
+    return comfy.sd.VAE(sd=standins.vae())
+
+
+class CountingVae:
+    """A VAE's surface, encoding each 16x16 patch to its mean colour."""
+
+    latent_channels = 128
+
+    def __init__(self):
+        self.calls = []
+        self.patcher = self
+        self.attachments = {}
+
+    def get_attachment(self, key):
+        return self.attachments.get(key)
+
+    def set_attachments(self, key, value):
+        self.attachments[key] = value
+
+    def encode(self, pixels):
+        self.calls.append(tuple(pixels.shape))
+        patches = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 16)
+        return patches.repeat(1, math.ceil(128 / 3), 1, 1)[:, :128]
+
+
+def photo(name, side=256):
+    pixels = np.asarray(standins.photograph(name, longest_side=side), np.float32) / 255
+    return torch.from_numpy(pixels)[None]
+
+
+def prompt(value=1.0):
+    return [[torch.full((1, 8, 16), value), {"pooled_output": None}]]
+
+
+def run(node, vae, *, images=None, positive=None, negative=None, fit="bfl", ratio="match_input_image", megapixels=1.0):
+    choice = ratio if isinstance(ratio, dict) else {"aspect_ratio": ratio}
+    return node.execute(
+        positive=positive or prompt(),
+        negative=negative,
+        vae=vae,
+        images=images,
+        fit=fit,
+        aspect_ratio=choice,
+        megapixels=megapixels,
+    ).args
+
+
+def references(conditioning):
+    return conditioning[0][1].get("reference_latents", [])
+
+
+class TestConditioning:
+    def test_references_join_both_in_order(self, node):
+        images = {"image_1": photo("astronaut"), "image_2": photo("coffee")}
+        positive, negative, latent, _ = run(node, CountingVae(), images=images, negative=prompt(2.0))
+        assert [tuple(r.shape) for r in references(positive)] == [(1, 128, 16, 16), (1, 128, 10, 16)]
+        assert all(a is b for a, b in zip(references(positive), references(negative), strict=True))
+        assert negative[0][0][0, 0, 0] == 2.0
+        assert tuple(latent["samples"].shape) == (1, 128, 16, 16)
+
+    def test_socket_order_counts_not_arrival_order(self, node):
+        images = {"image_10": photo("coffee"), "image_2": photo("astronaut")}
+        positive, *_ = run(node, CountingVae(), images=images)
+        assert [r.shape[2] for r in references(positive)] == [16, 10]
+
+    def test_existing_references_stay_in_front(self, node):
+        earlier = torch.zeros(1, 128, 4, 4)
+        chained = [[torch.ones(1, 8, 16), {"reference_latents": [earlier]}]]
+        positive, *_ = run(node, CountingVae(), images={"image_1": photo("coffee")}, positive=chained)
+        assert references(positive)[0] is earlier and len(references(positive)) == 2
+
+    def test_inputs_are_not_mutated(self, node):
+        original = prompt()
+        run(node, CountingVae(), images={"image_1": photo("coffee")}, positive=original)
+        assert original[0][1] == {"pooled_output": None}
+
+    def test_without_negative_the_prompt_is_zeroed(self, node):
+        _, negative, _, _ = run(node, CountingVae(), images={"image_1": photo("coffee")})
+        assert negative[0][0].abs().max() == 0 and len(references(negative)) == 1
+
+    def test_every_frame_of_a_batch_is_a_reference(self, node):
+        batch = torch.cat([photo("astronaut"), photo("astronaut").flip(2)])
+        positive, *_ = run(node, CountingVae(), images={"image_1": batch, "image_2": photo("coffee")})
+        assert len(references(positive)) == 3
+
+    def test_without_images_it_is_text_to_image(self, node):
+        vae, asked = CountingVae(), prompt()
+        positive, _, latent, frame = run(node, vae, positive=asked, ratio="16:9", megapixels=0.5)
+        assert positive is asked and frame is None and not vae.calls
+        assert tuple(latent["samples"].shape[2:]) == (34, 60)
+
+    def test_matching_nothing_means_square(self, node):
+        _, _, latent, _ = run(node, CountingVae(), megapixels=0.25)
+        assert tuple(latent["samples"].shape[2:]) == (32, 32)
+
+    def test_custom_size(self, node):
+        choice = {"aspect_ratio": "custom", "width": 640, "height": 320}
+        _, _, latent, _ = run(node, CountingVae(), ratio=choice)
+        assert tuple(latent["samples"].shape[2:]) == (20, 40)
+
+
+class TestGrid:
+    @pytest.mark.parametrize("fit", ["bfl", "pad", "megapixel"])
+    def test_the_output_grid_is_reference_1s(self, node, real_vae, fit):
+        """With the real VAE, which would crop on its own what does not fit."""
+        image = photo("astronaut")[:, :251, :203] if fit != "megapixel" else photo("astronaut")
+        positive, _, latent, frame = run(node, real_vae if fit != "megapixel" else CountingVae(), fit=fit,
+                                         images={"image_1": image})  # fmt: skip
+        assert references(positive)[0].shape[2:] == latent["samples"].shape[2:]
+        assert latent["samples"].shape[2] * 16 == frame.frame.grid.height
+
+
+class TestEncodesOnce:
+    def test_a_changed_prompt_encodes_nothing(self, node):
+        vae, images = CountingVae(), {"image_1": photo("astronaut"), "image_2": photo("coffee")}
+        run(node, vae, images=images)
+        run(node, vae, images=images, positive=prompt(3.0), negative=prompt(4.0))
+        assert len(vae.calls) == 2
+
+    def test_another_order_or_ratio_encodes_nothing(self, node):
+        vae, one, two = CountingVae(), photo("astronaut"), photo("coffee")
+        run(node, vae, images={"image_1": one, "image_2": two})
+        run(node, vae, images={"image_1": two, "image_2": one}, ratio="1:1")
+        assert len(vae.calls) == 2
+
+    def test_equal_images_are_encoded_once(self, node):
+        vae = CountingVae()
+        run(node, vae, images={"image_1": photo("coffee"), "image_2": photo("coffee")})
+        assert len(vae.calls) == 1
+
+    def test_changed_pixels_are_encoded(self, node):
+        vae, image = CountingVae(), photo("coffee")
+        run(node, vae, images={"image_1": image})
+        image[0, 3, 5, 1] += 0.25
+        run(node, vae, images={"image_1": image})
+        assert len(vae.calls) == 2
+
+    def test_each_vae_has_its_own_latents(self, node):
+        first, second, images = CountingVae(), CountingVae(), {"image_1": photo("coffee")}
+        run(node, first, images=images)
+        run(node, second, images=images)
+        assert len(first.calls) == len(second.calls) == 1
+
+    def test_the_real_vae_carries_the_store(self, node, real_vae):
+        images = {"image_1": photo("coffee", 96)}
+        first = references(run(node, real_vae, images=images)[0])[0]
+        again = references(run(node, real_vae, images=images, positive=prompt(2.0))[0])[0]
+        assert again is first
+
+
+class TestOddImages:
+    def test_transparency_is_laid_over_white(self, node):
+        vae = CountingVae()
+        clear = torch.zeros(1, 64, 64, 4)
+        positive, *_ = run(node, vae, images={"image_1": clear})
+        assert vae.calls == [(1, 64, 64, 3)]
+        assert references(positive)[0].min() == 1
+
+    def test_16bit_levels_reach_the_vae(self, node):
+        fine = torch.full((1, 64, 64, 3), 12345 / 65535)
+        positive, *_ = run(node, CountingVae(), images={"image_1": fine})
+        assert references(positive)[0][0, 0, 0, 0].item() == pytest.approx(12345 / 65535, abs=1e-7)
+
+    @pytest.mark.parametrize(
+        ("shape", "fill", "words"),
+        [
+            ((1, 40, 100, 3), 0.5, "image_2: The image is 100x40 pixels; FLUX.2 needs at least 64"),
+            ((1, 64, 640, 3), 0.5, "image_2: The image is 640x64 pixels, an aspect of 10.0:1"),
+            ((1, 64, 64, 3), math.nan, "image_2: The image holds NaN"),
+            ((1, 64, 64, 2), 0.5, "image_2: The image has 2 channels"),
+        ],
+    )
+    def test_the_sentence_names_the_socket(self, node, shape, fill, words):
+        images = {"image_1": photo("coffee"), "image_2": torch.full(shape, fill)}
+        with pytest.raises(ValueError) as caught:
+            run(node, CountingVae(), images=images)
+        assert str(caught.value).startswith(words)
+
+    def test_a_frame_of_a_batch_is_named(self, node):
+        batch = torch.zeros(2, 64, 64, 3)
+        batch[1, 0, 0, 0] = math.inf
+        with pytest.raises(ValueError, match="image_1, frame 2: The image holds NaN or infinite"):
+            run(node, CountingVae(), images={"image_1": batch})
+
+    def test_another_models_vae_is_refused(self, node):
+        vae = CountingVae()
+        vae.latent_channels = 16
+        with pytest.raises(ValueError, match="latents of 16 channels; Klein needs FLUX.2's, with 128"):
+            run(node, vae, images={"image_1": photo("coffee")})
+        assert not vae.calls
+
+
+class TestRestoreNode:
+    def test_identity_round_trip(self, node):
+        from klein9b.klein.references import fit_image
+        from klein9b.nodes.restore import Klein9BRestore
+
+        image = photo("coffee", 250)
+        *_, frame = run(node, CountingVae(), images={"image_1": image}, fit="pad")
+        grid = frame.frame.grid
+        padded = torch.from_numpy(fit_image(frame.image, frame.frame).copy())
+        assert padded.shape[:2] == (grid.height, grid.width)
+        (restored,) = Klein9BRestore.execute(torch.stack([padded, padded]), frame).args
+        assert restored.shape == (2, *image.shape[1:])
+        assert torch.equal(restored[0], image[0])
+
+    def test_without_image_1_the_picture_passes(self, node):
+        from klein9b.nodes.restore import Klein9BRestore
+
+        picture = torch.rand(1, 64, 64, 3)
+        assert Klein9BRestore.execute(picture, None).args[0] is picture
