@@ -27,7 +27,7 @@ from .weight_format import Weights
 KLEIN_CONTEXT = 12288
 
 
-class WrongFile(ValueError):  # noqa: N818 - what a person has chosen, not what the program did
+class WrongFile(ValueError):
     """A file that does not serve its slot; the message is one sentence for the person who chose it."""
 
 

@@ -28,7 +28,7 @@ BITS = {
 }  # fmt: skip
 
 
-class UnreadableFile(ValueError):  # noqa: N818 - a fact about the file
+class UnreadableFile(ValueError):
     """A file that is not whole safetensors. ``found`` completes the sentence "<file name> ..."."""
 
     def __init__(self, path: Path, found: str) -> None:

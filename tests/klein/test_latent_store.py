@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from klein9b.klein.latent_store import CAPACITY, LatentStore
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from klein9b.klein.references import (
     ASPECT_RATIOS,
     Fit,
@@ -18,8 +20,6 @@ from klein9b.klein.references import (
     snap,
     to_rgb,
 )
-from PIL import Image
-
 from standins import photograph
 
 SIDES = st.integers(64, 3000)

@@ -8,8 +8,9 @@ import pytest
 import weight_headers as files
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from klein9b.klein.safetensors_header import UnreadableFile, parse_header, read_header, read_small_tensors
 from safetensors import SafetensorError, safe_open
+
+from klein9b.klein.safetensors_header import UnreadableFile, parse_header, read_header, read_small_tensors
 
 FEW = {"a.weight": ("BF16", [3, 4]), "b.weight": ("F8_E4M3", [5]), "c": ("F32", [])}
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from host.launch import cope_with_cpu_wheels
+
 from .transformer import CONTEXT, HEAD_DIM
 from .vae import CHANNEL_MULTIPLIERS, ENCODER_CHANNELS, LATENT
-from host.launch import cope_with_cpu_wheels
 
 
 def _count(weights: dict[str, Tensor], kind: str) -> int:
