@@ -1,0 +1,91 @@
+"""FLUX.2's noise schedule: sigmas from the number of steps and of latent tokens.
+
+Timesteps t run evenly from 1 to 0 and are shifted towards the noisy end by mu:
+sigma = exp(mu) / (exp(mu) + 1/t - 1). BFL fitted mu to the number of tokens and steps
+(black-forest-labs/flux2, src/flux2/sampling.py, compute_empirical_mu).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+LATENT_CHANNELS = 128
+SHIFTS = ("flux2", "fixed", "smooth")
+
+# The constant shift ComfyUI gives FLUX.2 in every scheduler but Flux2Scheduler.
+FIXED_MU = 2.02
+
+# BFL's two fitted lines, mu = slope * tokens + intercept, at 10 and at 200 steps.
+_SLOPE_10, _INTERCEPT_10 = 8.73809524e-05, 1.89833333
+_SLOPE_200, _INTERCEPT_200 = 0.00016927, 0.45666666
+
+# Above this many tokens (1.10 megapixels) BFL's code uses the line of 200 steps for any number of steps.
+JUMP_TOKENS = 4300
+
+
+def klein_sigmas(
+    steps: int, tokens: int, denoise: float = 1.0, shift: str = "flux2", mu: float = FIXED_MU
+) -> torch.Tensor:
+    """Sigmas [steps + 1] from 1 to 0, float32 on the CPU.
+
+    shift: "flux2" is BFL's mu, "smooth" the same without its jump at 4300 tokens, "fixed" the given mu.
+    denoise: below 1, the last ``steps`` steps of a schedule of int(steps / denoise), as in ComfyUI's own
+        schedulers; at 0 there is nothing to sample and the result is empty.
+    """
+    if denoise <= 0:
+        return torch.empty(0)
+    total = int(steps / denoise) if denoise < 1 else steps
+    return shifted_sigmas(total, _mu(total, tokens, shift, mu))[-(steps + 1) :]
+
+
+def latent_tokens(shape: Sequence[int]) -> int:
+    """Tokens of a FLUX.2 latent [batch, 128, height / 16, width / 16]; ValueError for any other shape."""
+    if len(shape) != 4 or shape[1] != LATENT_CHANNELS:
+        raise ValueError(
+            f"This latent is {list(shape)}, but FLUX.2 works on [batch, 128, height / 16, width / 16]: "
+            "connect the latent of Klein 9B References, of Empty Flux 2 Latent, or an image encoded with the "
+            "FLUX.2 VAE."
+        )
+    return shape[2] * shape[3]
+
+
+def empirical_mu(tokens: int, steps: int) -> float:
+    """BFL's mu: linear in steps through the lines of 10 and 200 steps; above 4300 tokens the latter alone."""
+    mu_200 = _SLOPE_200 * tokens + _INTERCEPT_200
+    if tokens > JUMP_TOKENS:
+        return mu_200
+    mu_10 = _SLOPE_10 * tokens + _INTERCEPT_10
+    slope = (mu_200 - mu_10) / 190.0
+    return slope * steps + (mu_200 - 200.0 * slope)
+
+
+def smooth_mu(tokens: int, steps: int) -> float:
+    """BFL's mu, held at its value of 4300 tokens until BFL's own line for larger images has risen to it.
+
+    A larger image must not get less noise than a smaller one at the same step, so mu must not fall as
+    tokens grow, and of the continuous curves that obey, this is the lowest that agrees with BFL on both
+    sides: it departs only between the jump and the crossing (10937 tokens, 2.8 megapixels, at 4 steps),
+    where it repeats a value BFL uses for that number of steps. Steps count up to 200, the end of BFL's fit.
+    """
+    level = empirical_mu(min(tokens, JUMP_TOKENS), min(steps, 200))
+    return max(level, empirical_mu(tokens, 200))
+
+
+def shifted_sigmas(steps: int, mu: float) -> torch.Tensor:
+    """Sigmas [steps + 1] from 1 to 0 at shift mu, float32 on the CPU."""
+    t = torch.linspace(1, 0, steps + 1)
+    # t = 0 makes 1/t infinite and its sigma exactly 0. Float32 from here on, as in Flux2Scheduler.
+    return math.exp(mu) / (math.exp(mu) + (1 / t - 1))
+
+
+def _mu(steps: int, tokens: int, shift: str, mu: float) -> float:
+    if shift == "flux2":
+        return empirical_mu(tokens, steps)
+    if shift == "smooth":
+        return smooth_mu(tokens, steps)
+    if shift == "fixed":
+        return mu
+    raise ValueError(f"shift is {shift!r}, but must be one of {', '.join(SHIFTS)}.")
