@@ -282,7 +282,8 @@ _DIFFUSERS = _Names(
     signature="double_stream_modulation_img.linear.weight",
     flux1="transformer_blocks.0.norm1.linear.weight",
 )
-_NEITHER = _Names(Layout.OTHER, *6 * ["(none)"])
+_NONE = "(none)"
+_NEITHER = _Names(Layout.OTHER, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE)
 _BY_CONTEXT = {12288: Family.KLEIN_9B, 7680: Family.KLEIN_4B, 15360: Family.FLUX2_DEV}
 _T5_WIDTH = 4096
 _DECODER_WIDENING = 4  # channel multiplier between the first and the last level of a KL autoencoder

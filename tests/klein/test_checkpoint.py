@@ -164,6 +164,7 @@ DECODER_ONLY = {
         (files.flux2_vae(32), VaeKind.FLUX2_SMALL_DECODER, (128, 128, 32)),
         (files.flux1_vae(), VaeKind.FLUX1, (16, 128, 128)),
         (files.sd_vae(), VaeKind.SD, (4, 128, 128)),
+        (files.kl_autoencoder(32), VaeKind.OTHER, (32, 128, 128)),
         (files.taesd(), VaeKind.OTHER, (0, 0, 0)),
         (DECODER_ONLY, VaeKind.OTHER, (0, 0, 0)),
         (KLEIN, VaeKind.OTHER, (0, 0, 0)),
