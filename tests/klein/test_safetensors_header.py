@@ -63,7 +63,9 @@ def test_a_lying_length_is_refused_before_it_is_read(tmp_path):
 
 def test_small_tensors_are_read_and_large_ones_left(tmp_path):
     path = files.write(tmp_path / "q.safetensors", FEW, blobs={"x.comfy_quant": b"{}", "huge": bytes(5000)})
-    assert read_small_tensors(read_header(path), ["x.comfy_quant", "huge", "none"]) == {"x.comfy_quant": b"{}"}
+    assert read_small_tensors(read_header(path), ["x.comfy_quant", "huge", "none"]) == {
+        "x.comfy_quant": b"{}"
+    }
 
 
 PICKLE = b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01."
@@ -75,7 +77,10 @@ RESTRICTED = b"Access to model black-forest-labs/FLUX.2-klein-9B is restricted. 
     [
         (b"", "is empty"),
         (b"GGUF\x03\0\0\0" + bytes(40), "is a GGUF file, which only a GGUF loader node reads"),
-        (b"PK\x03\x04\x14\0\0\0\x08\x08archive/data.pkl", "is a PyTorch pickle (.pt, .ckpt), not safetensors"),
+        (
+            b"PK\x03\x04\x14\0\0\0\x08\x08archive/data.pkl",
+            "is a PyTorch pickle (.pt, .ckpt), not safetensors",
+        ),
         (PICKLE, "is a PyTorch pickle (.pt, .ckpt), not safetensors"),
         (b"<!DOCTYPE html><html>", "is a web page saved under this name, not weights"),
         (b"\n <html lang='en'>", "is a web page saved under this name, not weights"),
@@ -85,7 +90,8 @@ RESTRICTED = b"Access to model black-forest-labs/FLUX.2-klein-9B is restricted. 
         ),
         (
             RESTRICTED,
-            "is a text, not weights (it begins 'Access to model black-forest-labs/FLUX.2-klein-9B is restric')",
+            "is a text, not weights "
+            "(it begins 'Access to model black-forest-labs/FLUX.2-klein-9B is restric')",
         ),
         (bytes(4096), "begins with zeros, as an unfinished download does"),
         (b"\xff\xfe\xfd\xfc" * 9, "is not a safetensors file"),
@@ -93,7 +99,8 @@ RESTRICTED = b"Access to model black-forest-labs/FLUX.2-klein-9B is restricted. 
         (raw(b"[1, 2]"), "is not a safetensors file (its header is not a JSON object)"),
         (raw(b'{"a": '), "is damaged (its safetensors header is not valid JSON)"),
         (raw(b'{"a":' + b"[" * 100_000), "is damaged (its safetensors header is not valid JSON)"),
-        (raw(b'{"a":' + b"9" * 100_000 + b"}"), "is damaged (its safetensors header is not valid JSON)"),
+        (raw(b'{"a":' + b"9" * 4000 + b"}"), "is damaged (its safetensors header is not valid JSON)"),
+        (raw(b'{"a": NaN}'), "is damaged (its safetensors header is not valid JSON)"),
         (raw({"__metadata__": {"a": 1}}), "is damaged (its header's metadata are not plain strings)"),
         (raw({"a": 1}), "is damaged (its header describes 'a' wrongly)"),
         (
@@ -120,6 +127,16 @@ def test_what_a_file_is_instead(tmp_path, start, found):
     with pytest.raises(UnreadableFile) as error:
         read_header(path)
     assert (error.value.found, str(error.value)) == (found, f"it.safetensors {found}.")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_torch_saves_is_a_pickle(tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "it.pt"
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnreadableFile, match="is a PyTorch pickle"):
+        read_header(path)
 
 
 def test_a_file_cut_short_says_how_much_is_there(tmp_path):
@@ -187,7 +204,7 @@ def test_what_we_read_the_safetensors_library_reads_alike(tmp_path_factory, data
     except UnreadableFile:
         return
     with safe_open(path, framework="np") as file:
-        assert ours == {name: file.get_slice(name).get_shape() for name in file.keys()}
+        assert ours == {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
 @pytest.mark.peer
