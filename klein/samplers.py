@@ -41,6 +41,9 @@ MAX_ETA = 0.9999
 ANCHOR_BELOW_H = 0.5
 ANCHOR_ABOVE_SIGMA = 0.03
 
+# Float32 schedules may miss 1 by a unit in the last place.
+ROUNDING = 1e-6
+
 _SERIES_BELOW = 0.1
 _SERIES_TERMS = 12
 
@@ -228,7 +231,7 @@ def _ancestral_noise(
 ) -> _AncestralNoise | None:
     if eta == 0:
         return None
-    if max(schedule, default=0.0) > 1:
+    if max(schedule, default=0.0) > 1 + ROUNDING:
         raise ValueError(
             f"eta is {eta} and the schedule starts at sigma {max(schedule)}, but eta above 0 is defined for "
             "flow-matching models, whose sigmas never exceed 1: set eta to 0 for this model."
@@ -262,7 +265,7 @@ def _integrate(
 
 def _read_sigmas(sigmas: torch.Tensor) -> list[float]:
     values = [float(sigma) for sigma in sigmas.tolist()]
-    for i, sigma in enumerate(values[:-1]):
+    for i, sigma in enumerate(values):
         if not (math.isfinite(sigma) and (sigma > 0 or not any(values[i:]))):
             raise ValueError(
                 f"Sigma {i} of the schedule is {sigma}, but every sigma before the final 0 must be above 0: "

@@ -384,6 +384,8 @@ def test_default_noise_takes_every_seed_the_host_can_send(seed):
         ({}, [1, 0, 0.5], "Sigma 1 of the schedule is 0.0, but every sigma before the final 0"),
         ({}, [-1, 0], "Sigma 0 of the schedule is -1.0"),
         ({}, [1, float("nan"), 0], "Sigma 1 of the schedule is nan"),
+        ({}, [1, float("inf")], "Sigma 1 of the schedule is inf"),
+        ({}, [1, -0.5], "Sigma 1 of the schedule is -0.5"),
     ],
 )
 def test_what_has_no_meaning_is_refused_before_the_model_runs(options, sigmas, sentence):
