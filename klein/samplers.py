@@ -144,9 +144,7 @@ class Res2sCoefficients:
     weight: float
 
 
-def res_2s_coefficients(
-    sigma: float, sigma_next: float, final_step: str, sigma_min: float
-) -> Res2sCoefficients:
+def res_2s_coefficients(sigma: float, sigma_next: float, final_step: str, sigma_min: float) -> Res2sCoefficients:
     """The numbers of one res_2s step; a step to 0 has rho 0, so x itself drops out of it."""
     if sigma_next > 0:
         h = math.log(sigma / sigma_next)
@@ -216,9 +214,7 @@ class _AncestralNoise:
         d = (x - x_next) / (sigma - sigma_next)
         return self._renew(x - sigma * d, d, sigma, sigma_next)
 
-    def _renew(
-        self, denoised: torch.Tensor, d: torch.Tensor, sigma: float, sigma_next: float
-    ) -> torch.Tensor:
+    def _renew(self, denoised: torch.Tensor, d: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
         """x at sigma_next on the line denoised + sigma d, the share eta of its noise drawn afresh."""
         sigma_up = min(self.eta, MAX_ETA) * sigma_next
         kept = math.sqrt(sigma_next**2 - sigma_up**2)

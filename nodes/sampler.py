@@ -37,9 +37,7 @@ class Klein9BSampler(io.ComfyNode):
                     ),
                 )
             ],
-            outputs=[
-                io.Sampler.Output(display_name="sampler", tooltip="For the sampler input of a sampling node.")
-            ],
+            outputs=[io.Sampler.Output(display_name="sampler", tooltip="For the sampler input of a sampling node.")],
         )
 
     @classmethod

@@ -58,9 +58,7 @@ class Klein9BScheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, latent: dict[str, Any], steps: int, denoise: float, shift: dict[str, Any]
-    ) -> io.NodeOutput:
+    def execute(cls, latent: dict[str, Any], steps: int, denoise: float, shift: dict[str, Any]) -> io.NodeOutput:
         tokens = latent_tokens(latent["samples"].shape)
         mu = shift.get("mu", FIXED_MU)
         return io.NodeOutput(klein_sigmas(steps, tokens, denoise, shift["shift"], mu))

@@ -44,9 +44,7 @@ def draw_mu(axes):
     axes.annotate("smooth", (1.5, 2.42), color=SMOOTH, fontweight="bold")
     axes.annotate(f"fixed, mu {FIXED_MU}", (3.1, 1.86), color=FIXED, fontweight="bold")
     edge = megapixels(JUMP_TOKENS)
-    axes.annotate(
-        f"drop at {JUMP_TOKENS} tokens\n(1.10 megapixels)", (edge, 1.3), (1.55, 1.12), arrowprops=LEADER
-    )
+    axes.annotate(f"drop at {JUMP_TOKENS} tokens\n(1.10 megapixels)", (edge, 1.3), (1.55, 1.12), arrowprops=LEADER)
     axes.annotate("together again\nfrom 2.8 megapixels", (2.79, 2.32), (1.2, 2.85), arrowprops=LEADER)
     axes.set(xlim=(0, 4.2), ylim=(1, 3.4), xlabel="megapixels (1 = 3906 tokens)", ylabel="mu")
     axes.set_title(f"Shift by picture size, {STEPS} steps", loc="left")

@@ -184,9 +184,7 @@ def qwen3_vl_8b():
 
 def qwen25_vl_7b():
     tensors = qwen3(3584, 18944, layers=28)
-    kept = {
-        name: value for name, value in tensors.items() if "_norm.weight" not in name or "layernorm" in name
-    }
+    kept = {name: value for name, value in tensors.items() if "_norm.weight" not in name or "layernorm" in name}
     return kept | {"model.layers.0.self_attn.k_proj.bias": ("BF16", [512])}
 
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import weight_headers as files
+
 from klein9b.klein.checkpoint import inspect_diffusion_model
 from klein9b.klein.file_set import check_set
 
@@ -42,9 +43,7 @@ def main():
             "inspect an int8 Klein 9B with a mark a layer": lambda: inspect_diffusion_model(int8),
             "check a whole set of files": lambda: check_set(big, encoder, vae),
         }
-        return [
-            {"name": n, "value": best_ms(run), "unit": "ms", "limit": LIMIT_MS} for n, run in runs.items()
-        ]
+        return [{"name": n, "value": best_ms(run), "unit": "ms", "limit": LIMIT_MS} for n, run in runs.items()]
 
 
 if __name__ == "__main__":

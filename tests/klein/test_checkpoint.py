@@ -8,6 +8,7 @@ import pytest
 import weight_headers as files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from klein9b.klein.checkpoint import (
     Encoder,
     Family,
@@ -103,9 +104,7 @@ def test_quantised_models_keep_their_dims_and_name_their_format(write):
     paths = [
         write(fp8, "fp8.safetensors", metadata=files.in_metadata(LAYERS, format="float8_e4m3fn")),
         write(nvfp4, "nvfp4.safetensors", metadata=files.in_metadata(LAYERS, format="nvfp4")),
-        write(
-            int8, "int8.safetensors", blobs=files.in_tensors(LAYERS, format="int8_tensorwise", convrot=True)
-        ),
+        write(int8, "int8.safetensors", blobs=files.in_tensors(LAYERS, format="int8_tensorwise", convrot=True)),
     ]
     models = [inspect_diffusion_model(path) for path in paths]
     assert {dims(model) for model in models} == {(4096, 32, 8, 24, 12288, 128)}
@@ -151,9 +150,7 @@ def test_mixed_text_encoders(write):
     assert set(encoder.weights.parts) == {"fp8_e4m3", "nvfp4", "bf16"}
 
 
-DECODER_ONLY = {
-    k.removeprefix("decoder."): v for k, v in files.flux2_vae(96).items() if k.startswith("decoder.")
-}
+DECODER_ONLY = {k.removeprefix("decoder."): v for k, v in files.flux2_vae(96).items() if k.startswith("decoder.")}
 
 
 @pytest.mark.parametrize(
@@ -182,9 +179,7 @@ def test_split_downloads_are_told_by_name():
 
 
 NAMES = sorted(KLEIN | files.qwen3_vl_8b() | files.flux2_vae() | files.klein_diffusers() | files.taesd())
-TENSOR = st.tuples(
-    st.sampled_from(["BF16", "U8", "I8"]), st.lists(st.sampled_from([0, 1, 32, 512]), max_size=4)
-)
+TENSOR = st.tuples(st.sampled_from(["BF16", "U8", "I8"]), st.lists(st.sampled_from([0, 1, 32, 512]), max_size=4))
 
 
 @settings(max_examples=400, deadline=None)
@@ -289,6 +284,4 @@ def test_the_host_finds_marks_where_we_do(host):
     rows, folder = host
     for name in QUANTISED:
         unmarked = inspect_diffusion_model(folder / f"{name}.safetensors").weights.unmarked
-        assert (
-            rows[name]["marked"] == len(LAYERS) - unmarked == (0 if name.startswith("bare") else len(LAYERS))
-        )
+        assert rows[name]["marked"] == len(LAYERS) - unmarked == (0 if name.startswith("bare") else len(LAYERS))

@@ -1,5 +1,6 @@
 import pytest
 import weight_headers as files
+
 from klein9b.klein.checkpoint import Encoder, Family, VaeKind
 from klein9b.klein.file_set import WrongFile, check_set
 
@@ -92,8 +93,7 @@ def without(tensors, name):
         (
             "all.safetensors",
             PREFIXED | {"vae.decoder.conv_in.weight": ("F32", [512, 32, 3, 3])},
-            "is a full checkpoint of FLUX.2 [klein] 9B (model, text encoder and VAE in one file), "
-            f"{MODEL_NEED} alone",
+            f"is a full checkpoint of FLUX.2 [klein] 9B (model, text encoder and VAE in one file), {MODEL_NEED} alone",
         ),
         (
             "qwen.safetensors",
@@ -182,11 +182,7 @@ def test_wrong_text_encoders(chosen, name, content, sentence):
         ("taesd.safetensors", files.taesd(), f"is a tiny preview VAE (TAESD), {VAE_NEED}"),
         (
             "small_decoder.safetensors",
-            {
-                k.removeprefix("decoder."): v
-                for k, v in files.flux2_vae(96).items()
-                if k.startswith("decoder.")
-            },
+            {k.removeprefix("decoder."): v for k, v in files.flux2_vae(96).items() if k.startswith("decoder.")},
             f"is the decoder half of a VAE, {VAE_NEED}",
         ),
         ("k.safetensors", STANDIN, f"is FLUX.2 [klein] 9B, whose place is diffusion_model, {VAE_NEED}"),

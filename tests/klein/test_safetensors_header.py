@@ -63,9 +63,7 @@ def test_a_lying_length_is_refused_before_it_is_read(tmp_path):
 
 def test_small_tensors_are_read_and_large_ones_left(tmp_path):
     path = files.write(tmp_path / "q.safetensors", FEW, blobs={"x.comfy_quant": b"{}", "huge": bytes(5000)})
-    assert read_small_tensors(read_header(path), ["x.comfy_quant", "huge", "none"]) == {
-        "x.comfy_quant": b"{}"
-    }
+    assert read_small_tensors(read_header(path), ["x.comfy_quant", "huge", "none"]) == {"x.comfy_quant": b"{}"}
 
 
 PICKLE = b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01."
@@ -90,8 +88,7 @@ RESTRICTED = b"Access to model black-forest-labs/FLUX.2-klein-9B is restricted. 
         ),
         (
             RESTRICTED,
-            "is a text, not weights "
-            "(it begins 'Access to model black-forest-labs/FLUX.2-klein-9B is restric')",
+            "is a text, not weights (it begins 'Access to model black-forest-labs/FLUX.2-klein-9B is restric')",
         ),
         (bytes(4096), "begins with zeros, as an unfinished download does"),
         (b"\xff\xfe\xfd\xfc" * 9, "is not a safetensors file"),
@@ -204,7 +201,7 @@ def test_what_we_read_the_safetensors_library_reads_alike(tmp_path_factory, data
     except UnreadableFile:
         return
     with safe_open(path, framework="np") as file:
-        assert ours == {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        assert ours == {name: file.get_slice(name).get_shape() for name in file.keys()}
 
 
 @pytest.mark.peer

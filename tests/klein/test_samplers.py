@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from klein9b.klein.samplers import (
     FINAL_STEPS,
     FLUX2_SIGMA_MIN,
@@ -19,7 +21,6 @@ from klein9b.klein.samplers import (
     seeded_noise_sampler,
 )
 from klein9b.klein.schedule import klein_sigmas
-from torch.utils._python_dispatch import TorchDispatchMode
 
 # Rounding of some tens of float64 operations on values of size 1.
 EXACT64 = 1e-12
@@ -175,9 +176,7 @@ def test_res_2s_with_noise_equals_the_reference(sigmas, eta, final_step, dtype, 
         noises.append(start(dtype, seed=100 + len(noises)))
         return noises[-1]
 
-    result = sample_res_2s(
-        Model(), x, sigmas, disable=True, eta=eta, final_step=final_step, noise_sampler=recorded
-    )
+    result = sample_res_2s(Model(), x, sigmas, disable=True, eta=eta, final_step=final_step, noise_sampler=recorded)
     drawn = [noise.double().numpy() for noise in noises]
     expected = res_2s_reference(x.double().numpy(), sigmas, final_step, eta=eta, noises=drawn)
     assert error(result, expected) <= tolerance

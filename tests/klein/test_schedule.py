@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from klein9b.klein.schedule import (
     FIXED_MU,
     JUMP_TOKENS,

@@ -1,4 +1,5 @@
 import pytest
+
 from klein9b.klein.variant import Variant, decide_variant, guess_variant
 
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import weight_headers as files
+
 from klein9b.klein.safetensors_header import read_header
 from klein9b.klein.weight_format import weight_format
 

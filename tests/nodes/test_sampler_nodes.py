@@ -139,9 +139,7 @@ def test_custom_sampling_gives_the_picture_as_both_outputs(guider, node, schedul
     _, latent = tensors()
     sampler = chosen(node, {"sampler": "res_2s", "eta": 0.0, "final_step": "extrapolate"})
     sigmas = sigmas_of(scheduler, latent)
-    node_output = SamplerCustomAdvanced.execute(
-        Noise_RandomNoise(3), guider, sampler, sigmas, {"samples": latent}
-    )
+    node_output = SamplerCustomAdvanced.execute(Noise_RandomNoise(3), guider, sampler, sigmas, {"samples": latent})
     output, denoised = node_output.args
     assert torch.equal(output["samples"], denoised["samples"])
 
