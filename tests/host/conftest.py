@@ -34,5 +34,5 @@ def host(checkout, models, tmp_path_factory):
     base = tmp_path_factory.mktemp("comfy")
     (base / "models").symlink_to(models)
     standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=128)
-    with Host(checkout, base, folder_name="another folder-name_9") as running:
+    with Host(checkout, base, folder_name="ComfyUI-some.other_name") as running:
         yield running
