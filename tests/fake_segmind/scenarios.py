@@ -255,3 +255,8 @@ OUTPUT = (
 )
 
 SCENARIOS: tuple[Scenario, ...] = (*ORDINARY, *REFUSED, *SUBMIT, *STATUS, *RESULT, *OUTPUT)
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario called ``name``."""
+    return next(one for one in SCENARIOS if one.name == name)

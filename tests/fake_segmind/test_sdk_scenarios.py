@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -11,7 +10,7 @@ import pytest
 segmind = pytest.importorskip("segmind")
 
 from . import sdk  # noqa: E402
-from .scenarios import SCENARIOS, Scenario, Sdk  # noqa: E402
+from .scenarios import SCENARIOS, Scenario, Sdk, scenario  # noqa: E402
 from .server import FakeSegmind  # noqa: E402
 from .settings import SLUG  # noqa: E402
 
@@ -23,12 +22,12 @@ SPIN_SECONDS = 0.3
 STATUS_POLLS_WHEN_SPINNING = 5
 
 
-def drive(fake: FakeSegmind, scenario: Scenario) -> Sdk:
+def drive(fake: FakeSegmind, one: Scenario) -> Sdk:
     """Submit and wait once, as ``segmind.run`` does."""
-    client = sdk.client_of(fake, timeout=STALL_SECONDS if scenario.stalls else PATIENT_SECONDS)
-    patience = SPIN_SECONDS if scenario.sdk is Sdk.TIMEOUT else PATIENT_SECONDS
+    client = sdk.client_of(fake, timeout=STALL_SECONDS if one.stalls else PATIENT_SECONDS)
+    patience = SPIN_SECONDS if one.sdk is Sdk.TIMEOUT else PATIENT_SECONDS
     try:
-        result = client.submit_async(SLUG, **scenario.body).wait(timeout=patience, interval=0.01)
+        result = client.submit_async(SLUG, **one.body).wait(timeout=patience, interval=0.01)
     except Exception as error:
         return classify(error)
     finally:
@@ -51,27 +50,23 @@ def classify(error: Exception) -> Sdk:
     raise error
 
 
-@pytest.fixture(params=SCENARIOS, ids=lambda scenario: scenario.name)
-def scenario(request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    yield request.param
-
-
-def test_the_official_client_does_what_the_table_says(fake: FakeSegmind, scenario: Scenario) -> None:
-    scenario.apply(fake)
-    assert drive(fake, scenario) is scenario.sdk
+@pytest.mark.parametrize("one", SCENARIOS, ids=lambda one: one.name)
+def test_the_official_client_does_what_the_table_says(fake: FakeSegmind, one: Scenario) -> None:
+    one.apply(fake)
+    assert drive(fake, one) is one.sdk
     assert fake.submits == 1
-    assert len(fake.ledger) == scenario.charges
-    assert bool(fake.key_leaks) is scenario.sdk_leaks
+    assert len(fake.ledger) == one.charges
+    assert bool(fake.key_leaks) is one.sdk_leaks
 
 
 def test_names_are_unique_and_every_row_is_checked() -> None:
-    names = [scenario.name for scenario in SCENARIOS]
+    names = [one.name for one in SCENARIOS]
     assert len(set(names)) == len(names)
-    assert {scenario.sdk for scenario in SCENARIOS} == set(Sdk)
+    assert {one.sdk for one in SCENARIOS} == set(Sdk)
 
 
 def test_a_foreign_status_url_gets_the_key(fake: FakeSegmind) -> None:
-    next(s for s in SCENARIOS if s.sdk_leaks).apply(fake)
+    scenario("submit_foreign_urls").apply(fake)
     client = sdk.client_of(fake)
     result = client.submit_async(SLUG, prompt="x").wait(interval=0.01)
     assert [leak.header("x-api-key") for leak in fake.key_leaks] == [fake.key] * 2
@@ -80,7 +75,7 @@ def test_a_foreign_status_url_gets_the_key(fake: FakeSegmind) -> None:
 
 def test_run_loses_the_request_id_when_a_poll_is_disturbed(fake: FakeSegmind) -> None:
     """The job is paid for, and neither the exception nor its text says which job it was."""
-    next(s for s in SCENARIOS if s.name == "status_rate_limited").apply(fake)
+    scenario("status_rate_limited").apply(fake)
     with pytest.raises(segmind.SegmindError) as caught:
         sdk.client_of(fake).run(SLUG, prompt="x")
     assert len(fake.ledger) == 1
@@ -88,7 +83,7 @@ def test_run_loses_the_request_id_when_a_poll_is_disturbed(fake: FakeSegmind) ->
 
 
 def test_an_unknown_state_is_polled_until_the_deadline(fake: FakeSegmind) -> None:
-    next(s for s in SCENARIOS if s.name == "status_unknown_state").apply(fake)
+    scenario("status_unknown_state").apply(fake)
     job = sdk.client_of(fake).submit_async(SLUG, prompt="x")
     with pytest.raises(segmind.InferenceTimeout):
         job.wait(timeout=SPIN_SECONDS, interval=0.01)
@@ -96,7 +91,7 @@ def test_an_unknown_state_is_polled_until_the_deadline(fake: FakeSegmind) -> Non
 
 
 def test_a_validation_422_loses_its_detail(fake: FakeSegmind) -> None:
-    next(s for s in SCENARIOS if s.name == "refused_validation").apply(fake)
+    scenario("refused_validation").apply(fake)
     with pytest.raises(segmind.SegmindError) as caught:
         sdk.client_of(fake).submit_async(SLUG, prompt="x")
     assert (caught.value.status, caught.value.detail) == (422, None)
