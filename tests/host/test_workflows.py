@@ -6,8 +6,9 @@ import urllib.parse
 import urllib.request
 
 import pytest
-from host.checkout import PACK
 from PIL import Image
+
+from host.checkout import PACK
 
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
 LOCAL = [path for path in WORKFLOWS if "Klein9BLoader" in path.read_text()]
