@@ -14,8 +14,6 @@ Each message is three sentences: what happened, whether money was spent, what to
 where there is one. Raise with `from None` when the cause is a transport error: its text may hold headers.
 """
 
-
-
 from __future__ import annotations
 
 from .redaction import redact
