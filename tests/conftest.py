@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from pack import ROOT, importable  # noqa: E402
+from pack import ROOT, importable
 
 
 class PackRootIsNotATestPackage:

@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import standins
