@@ -177,7 +177,7 @@ def _refuse_readable(path: Path) -> NoReturn:
 
 def _refuse_missing(path: Path) -> NoReturn:
     raise MissingKey(
-        f"No Segmind API key: the environment variable {KEY_VARIABLE} is not set and there is no file {path}",
+        f"No Segmind API key: the variable {KEY_VARIABLE} is not set and the file {path} does not hold one",
         NOTHING_SENT,
         f"Set {KEY_VARIABLE} before starting ComfyUI, or save the key as the only line of that file and"
         f' close it to others (chmod 600 "{path}")',
