@@ -322,8 +322,8 @@ def test_after_five_connect_failures_one_probe_every_five_seconds():
     tries = virtual_time.run(main)
     down = [at for at in tries if at < 23.0]
     assert down[:8] == [0.0] * 8  # all eight went together, before any had failed
-    assert down[8:] == pytest.approx([5.0, 10.0, 15.0, 20.0], abs=0.02)
-    assert tries[12:] == pytest.approx([25.0] * 8, abs=0.05)
+    assert down[8:] == pytest.approx([5.01, 10.02, 15.03, 20.04])  # 5 s after the last one ended
+    assert tries[12:] == pytest.approx([25.05] + [25.06] * 7)
 
 
 def test_a_hanging_probe_stays_the_only_one():
