@@ -7,14 +7,14 @@ One row is one attempt: at most one submit that the server can have accepted. St
     UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history)
     ACCEPTED    request_id on disk               -> COMPLETED, KEPT, FAILED, EXPIRED
     COMPLETED   the picture's address known      -> KEPT, FAILED, EXPIRED
-    KEPT        the bytes are in the vault          final
-    FAILED      accepted, not billed                final; the next run opens a new attempt
-    REJECTED    refused, not billed                 final; the next run opens a new attempt
-    EXPIRED     the picture can no longer be had    final
+    KEPT        the bytes are in the vault       final, unless the vault loses them (-> ACCEPTED)
+    FAILED      accepted, not billed             final; the next run opens a new attempt
+    REJECTED    refused, not billed              final; the next run opens a new attempt
+    EXPIRED     the picture can no longer be had final
 
-Every change is a compare-and-set inside BEGIN IMMEDIATE, WAL with synchronous=FULL, so that two ComfyUI processes
-on one folder agree. An owner proves it lives by its beat; the money rules do not depend on the clock being right,
-only on these compare-and-sets. The key is never here, of the prompt only its start.
+Every change is a compare-and-set inside BEGIN IMMEDIATE, WAL with synchronous=FULL, so that two ComfyUI
+processes on one folder agree. An owner proves it lives by its beat; the money rules do not depend on the
+clock being right, only on these compare-and-sets. The key is never here, of the prompt only its start.
 """
 
 from __future__ import annotations
@@ -124,7 +124,6 @@ class Journal:
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate(path)
         path.chmod(0o600)
-        self.beat()
 
     def close(self) -> None:
         """Leaves every job free for others to take."""
@@ -137,7 +136,6 @@ class Journal:
         """Tells other processes that this one lives; call every second or two."""
         with self._write() as db:
             db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
-            db.execute("DELETE FROM owners WHERE beat_at < ?", (self._now() - 86400,))
 
     # Claiming
 
@@ -152,6 +150,7 @@ class Journal:
             if last and not new and last.state not in UNBILLED:
                 return last
             attempt = last.attempt + 1 if last else 1
+            db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
             db.execute(
                 "INSERT INTO jobs (fingerprint, attempt, state, owner, prompt_start, seed, created_at)"
                 " VALUES (?, ?, 'PLANNED', ?, ?, ?, ?)",
@@ -183,6 +182,7 @@ class Journal:
                 return row
             state = "UNKNOWN" if row.state == "SUBMITTING" else row.state
             db.execute("UPDATE jobs SET owner = ?, state = ? WHERE id = ?", (self.owner, state, id))
+            db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
             return self._one("id = ?", id)
 
     def release(self, id: int) -> None:
@@ -247,7 +247,7 @@ class Journal:
             return done.rowcount == 1
 
     def completed(self, id: int, url: str) -> None:
-        self._move(id, ("ACCEPTED",), "COMPLETED", url=url)
+        self._move(id, ("ACCEPTED", "COMPLETED"), "COMPLETED", url=url)
 
     def settle(
         self,
@@ -270,8 +270,8 @@ class Journal:
         self._move(id, ("ACCEPTED", "COMPLETED"), "KEPT", sha256=sha256)
 
     def lost_bytes(self, id: int) -> None:
-        """KEPT back to COMPLETED: the vault no longer has them, the account may."""
-        self._move(id, ("KEPT",), "COMPLETED", sha256="")
+        """KEPT back to ACCEPTED: the vault no longer has them, Segmind may."""
+        self._move(id, ("KEPT",), "ACCEPTED", sha256="")
 
     def failed(self, id: int, why: str) -> None:
         self._move(id, ("ACCEPTED", "COMPLETED"), "FAILED", note=why)

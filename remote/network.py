@@ -1,7 +1,7 @@
 """How bytes reach the network: proxies from the environment, and downloads from public addresses only.
 
 httpx runs with trust_env=False, so no .netrc password is ever added; the proxies that the environment names
-are honoured here instead. The key is a header of the request itself, which a CONNECT to a proxy does not carry.
+are honoured here instead. The key is a header of the request itself, which a CONNECT does not carry.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     read_status / read_result / ...  -> the value, or Retry (ask again), or Rejection (final)
 
 Nothing here does I/O. Addresses that the server returns for status and result are never used: both are
-derived from `request_id`. Shapes are those of the published page, of the official SDK 1.3.0 and of clients written
-against the live service; the live service itself was not seen.
+derived from `request_id`. Shapes are those of the published page, of the official SDK 1.3.0 and of clients
+written against the live service; the live service itself was not seen.
 """
 
 from __future__ import annotations

@@ -102,6 +102,11 @@ class KleinRequest:
         """
         return _digest({"base_url": base_url, "slug": SLUG, "references": list(references), **self.body()})
 
+    def texts(self) -> list[tuple[str, str]]:
+        """Every text a person may have typed, by its name."""
+        typed = [("prompt", self.prompt), ("negative_prompt", self.negative_prompt), ("aspect_ratio", self.aspect_ratio)]
+        return typed + [("image_urls", url) for url in self.image_urls]
+
     def with_seed(self, seed: int) -> KleinRequest:
         return replace(self, seed=seed)
 
