@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -68,6 +68,7 @@ class Client:
 
     Args:
         transport: replaces the network, for tests.
+        wall: Unix seconds, with which the server's dates are compared.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class Client:
         *,
         timeouts: Timeouts | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.hosts, self._key, self._timeouts = hosts, key, timeouts or Timeouts()
+        self._wall = wall
         self._loopback = is_loopback(httpx.URL(hosts.api).host)
         tls = httpx.create_ssl_context()
         # A submit has a connection of its own: an idle one that dies as we write looks like a lost submit.
@@ -197,7 +200,7 @@ class Client:
             body = b"" if response.status_code < 200 else await _bounded(response, limit)
         finally:
             await response.aclose()
-        wall = time.time()
+        wall = self._wall()
         return Reply(
             status=response.status_code,
             body=body,
@@ -267,7 +270,8 @@ def _inflated(inflater: zlib._Decompress, chunk: bytes, room: int) -> bytes:
 
 def _why(error: Exception) -> str:
     """A transport error in words, without the request (and so the key) that httpx hangs on it."""
-    return redact(f"{type(error).__name__}: {error}".rstrip(": "))[:300]
+    name = "" if isinstance(error, (TooLargeError, NotPublic)) else f"{type(error).__name__}: "
+    return redact(f"{name}{error}".rstrip(": "))[:300]
 
 
 def _skew(date: str, wall: float) -> float:

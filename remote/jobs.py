@@ -88,6 +88,7 @@ class Jobs:
         self._clock, self._asker = self._governor.clock, Asker(self._governor, self._rng)
         self._follower = Follower(client, journal, store, check, self._asker, self._rng)
         self._driven: dict[int, _Drive] = {}
+        self._closing = False
         self._uploading = asyncio.Lock()
 
     @property
@@ -95,6 +96,8 @@ class Jobs:
         return bool(self._driven)
 
     async def close(self) -> None:
+        """Stops everything at once; the journal knows how to go on."""
+        self._closing = True
         tasks = [drive.task for drive in self._driven.values()]
         for task in tasks:
             task.cancel()
@@ -123,7 +126,7 @@ class Jobs:
         """
         fingerprint = order.fingerprint(self._client.hosts.api)
         deadline = self._clock.monotonic() + terms.timeout_s
-        while True:
+        while not self._closing:
             row = self._journal.claim(
                 fingerprint, prompt=order.request.prompt, seed=order.request.seed, new=terms.always_new
             )
@@ -131,6 +134,7 @@ class Jobs:
                 return await self._await(row, order, terms, deadline, tell)
             except _GoneError:
                 continue
+        raise explain.interrupted([], 0)
 
     async def recover(self, request_id: str, terms: Terms, tell: Callable[[Progress], None]) -> Row:
         """The KEPT row of a job that is known by its request_id, from this machine or another."""
@@ -154,14 +158,16 @@ class Jobs:
         elif kept:
             tell(self._progress(row, None, terms, deadline, reused=True))
             return row
+        reused = row.state != "PLANNED"
         drive = self._driven.get(row.id) or self._start(row, order, terms)
         drive.waiters += 1
         try:
             while not drive.task.done():
-                tell(self._progress(self._journal.row(row.id) or row, drive, terms, deadline))
+                now = self._journal.row(row.id) or row
+                tell(self._progress(now, drive, terms, deadline, reused=reused))
                 left = deadline - self._clock.monotonic()
                 if left <= 0:
-                    raise self._too_late(self._journal.row(row.id), terms)
+                    raise self._too_late(now, terms)
                 await self._first_of(drive.task, min(left, TELL_S))
         finally:
             self._leave(drive)
@@ -191,8 +197,8 @@ class Jobs:
             raise error
         return drive.task.result()
 
-    def _too_late(self, row: Row | None, terms: Terms) -> SegmindError:
-        if row is None or row.state == "PLANNED":
+    def _too_late(self, row: Row, terms: Terms) -> SegmindError:
+        if row.state == "PLANNED":
             return explain.too_late_to_send(terms.timeout_s)
         if row.state == "UNKNOWN":
             return explain.outcome_unknown(row)
@@ -204,7 +210,7 @@ class Jobs:
         waited = terms.timeout_s - (deadline - self._clock.monotonic())
         known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
         state = drive.state if drive and row.state == "ACCEPTED" else row.state
-        return Progress(state, waited, self._follower.eta.seconds, row.request_id, known, reused)
+        return Progress(row.id, state, waited, self._follower.eta.seconds, row.request_id, known, reused)
 
     # Driving
 

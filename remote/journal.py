@@ -30,6 +30,7 @@ from pathlib import Path
 SCHEMA_VERSION = 1
 PROMPT_START = 60
 LEASE_S = 10.0
+UNKNOWN_SETTLED_S = 60.0
 AVERAGE_COST_USD = 0.0402  # published average for this model, 2026-08
 
 OPEN = ("PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
@@ -143,11 +144,12 @@ class Journal:
         """The attempt that answers this request: the one there is, else a PLANNED one of ours.
 
         Args:
-            new: open another attempt even where there is one that is running or paid.
+            new: open another attempt where the last has ended, or its outcome could not be found out; one
+                that is under way is shared all the same.
         """
         with self._write() as db:
             last = self._one("fingerprint = ? ORDER BY attempt DESC LIMIT 1", fingerprint)
-            if last and not new and last.state not in UNBILLED:
+            if last and not (last.state in UNBILLED or (new and self._is_over(last))):
                 return last
             attempt = last.attempt + 1 if last else 1
             db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
@@ -372,6 +374,10 @@ class Journal:
                 f"UPDATE jobs SET state = ?, finished_at = ?{changes} WHERE id = ? AND state IN ({marks})",
                 (after, self._now(), *values.values(), id, *before),
             )
+
+    def _is_over(self, row: Row) -> bool:
+        searched = row.owner is None and self._now() - (row.submitted_at or 0.0) > UNKNOWN_SETTLED_S
+        return searched if row.state == "UNKNOWN" else row.state not in OPEN
 
     def _lives_elsewhere(self, row: Row) -> bool:
         if row.owner is None or row.owner == self.owner:

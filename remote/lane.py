@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from . import explain, images
 from .client import Client, Timeouts
+from .clock import Clock
 from .errors import NOTHING_SENT, BadInput, SegmindError
 from .governor import Governor
 from .images import Decoded, Encoded
@@ -40,6 +41,8 @@ from .worker import Worker
 
 JOURNAL_FILE, VAULT_FOLDER = "jobs.sqlite", "results"
 WATCH_S = 0.1
+STANDING_TRIES = 5
+RUNS_ON = ("SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
 BALANCE_S = 30.0
 
 T = TypeVar("T")
@@ -53,7 +56,7 @@ class Options:
         timeout_s: when to stop waiting, 1 to 3300.
         on_item_error: "raise" the first error once all jobs have ended, or "skip" what failed.
         max_cost_usd: what this run may spend; 0 for no limit.
-        reuse: "auto", or "always_new" to pay for another picture of the same inputs.
+        reuse: "auto", or "always_new" to pay for another picture of inputs that have one already.
     """
 
     timeout_s: float = 900.0
@@ -163,24 +166,27 @@ class Lane:
     ) -> list[Picture]:
         """See the function of the same name."""
         progress: list[Progress | None] = [None] * len(requests)
-        started = time.time()
         work = self._worker.submit(self._batch(requests, arrays, options, progress))
-        outcomes = await _watch(work, progress, on_progress, cancelled)
-        pictures = [item for item in outcomes if not isinstance(item, SegmindError)]
+        outcomes = await self._watch(work, progress, on_progress, cancelled)
+        pictures = [
+            _picture(*item, reused=bool(seen and seen.reused))
+            for item, seen in zip(outcomes, progress)
+            if not isinstance(item, SegmindError)
+        ]
         errors = [item for item in outcomes if isinstance(item, SegmindError)]
         if errors and (options.on_item_error == "raise" or not pictures):
             raise errors[0].among(len(pictures), len(outcomes))
-        return [_picture(row, decoded, started) for row, decoded in pictures]
+        return pictures
 
     async def recover(
         self, request_id: str, options: Options, cancelled: Callable[[], bool] = lambda: False
     ) -> Picture:
         progress: list[Progress | None] = [None]
         work = self._worker.submit(self._recover(request_id, options, progress))
-        return _picture(*await _watch(work, progress, lambda _: None, cancelled), time.time())
+        return _picture(*await self._watch(work, progress, lambda _: None, cancelled), reused=True)
 
     async def balance(self) -> Credits:
-        answer = await _watch(self._worker.submit(self._balance()), [], lambda _: None, lambda: False)
+        answer = await self._watch(self._worker.submit(self._balance()), [], lambda _: None, lambda: False)
         if isinstance(answer, Retry):
             raise explain.unreachable(answer.why)
         if isinstance(answer, Rejection):
@@ -188,19 +194,57 @@ class Lane:
         return answer
 
     async def close(self) -> None:
-        """Stops following jobs; the journal knows them. For tests: a lane otherwise lives with the process."""
-        await _watch(self._worker.submit(self._close()), [], lambda _: None, lambda: False)
+        """Stops following jobs; the journal knows them. A lane otherwise lives as long as the process."""
+        await self._watch(self._worker.submit(self._close()), [], lambda _: None, lambda: False)
+
+    async def _watch(
+        self,
+        work: concurrent.futures.Future[T],
+        progress: list[Progress | None],
+        on_progress: Callable[[list[Progress | None]], None],
+        cancelled: Callable[[], bool],
+    ) -> T:
+        """Waits from the caller's loop without tying it to the worker's: either may end before the other.
+
+        The future is only ever asked whether it is done. Awaiting it would hand this loop's cancellation to
+        the worker and the worker's to the host, whose prompt thread does not survive one.
+        """
+        told: list[Progress | None] = []
+        try:
+            while not work.done() and not cancelled():
+                if progress != told:
+                    told = list(progress)
+                    on_progress(told)
+                await asyncio.sleep(WATCH_S)
+        except BaseException:
+            work.cancel()
+            raise
+        if work.done() and not work.cancelled():
+            return work.result()
+        work.cancel()
+        raise await self._interrupted(progress)
+
+    async def _interrupted(self, progress: Sequence[Progress | None]) -> SegmindError:
+        """What became of the jobs, asked after the cancellation so that the answer stays true."""
+        jobs = [item.job for item in progress if item]
+        asked = self._worker.submit(self._standing(jobs))
+        for _ in range(STANDING_TRIES):
+            if asked.done():
+                return explain.interrupted(*asked.result())
+            await asyncio.sleep(WATCH_S / 5)
+        return explain.interrupted([], len(jobs))
 
     # On the worker's thread
 
     def _open(self) -> tuple[Jobs, Client, Journal, Vault]:
         if self._opened is None:
-            journal = _journal(self._directory, self._lease_s)
+            governor = self._governor()
+            journal = _journal(self._directory, self._lease_s, governor.clock.wall)
             vault = Vault(self._directory / VAULT_FOLDER)
-            client = Client(self._hosts, self._key, timeouts=self._timeouts)
-            jobs = Jobs(client, journal, vault, images.decode, governor=self._governor())
+            client = Client(self._hosts, self._key, timeouts=self._timeouts, wall=governor.clock.wall)
+            jobs = Jobs(client, journal, vault, images.decode, governor=governor)
             self._opened = jobs, client, journal, vault
-            self._beating = asyncio.ensure_future(_beat(jobs, journal, self._lease_s / 4))
+            self._beating = asyncio.ensure_future(_beat(jobs, journal, governor.clock, self._lease_s / 4))
         return self._opened
 
     async def _batch(
@@ -221,18 +265,29 @@ class Lane:
     ) -> tuple[Row, Decoded]:
         jobs, *_ = self._open()
         row = await jobs.recover(request_id, options.terms(), lambda item: progress.__setitem__(0, item))
-        return await self._decoded(row)
+        picture = await self._decoded(row)
+        if isinstance(picture, SegmindError):
+            raise picture
+        return picture
 
-    async def _decoded(self, row: Row) -> tuple[Row, Decoded]:
+    async def _decoded(self, row: Row) -> tuple[Row, Decoded] | SegmindError:
         *_, vault = self._open()
         data = await asyncio.to_thread(vault.get, row.sha256)
-        if data is None:
-            raise explain.lost(row)
-        return row, await asyncio.to_thread(images.decode, data)
+        try:
+            return (row, await asyncio.to_thread(images.decode, data)) if data else explain.lost(row)
+        except SegmindError as error:
+            return error
 
     async def _balance(self) -> Credits | Retry | Rejection:
         jobs, *_ = self._open()
         return await jobs.credits(BALANCE_S)
+
+    async def _standing(self, ids: Sequence[int]) -> tuple[list[str], int]:
+        """The request_ids of those jobs that run on, and how many may have been accepted."""
+        _, _, journal, _ = self._open()
+        rows = [row for row in map(journal.row, ids) if row and row.state in RUNS_ON]
+        known = [row.request_id for row in rows if row.request_id]
+        return known, len(rows) - len(known)
 
     async def _close(self) -> None:
         if self._opened and self._beating:
@@ -254,54 +309,21 @@ def _lane(directory: Path, key: Key, hosts: Hosts) -> Lane:
         return _LANES.setdefault((directory, key, hosts), Lane(directory, key, hosts))
 
 
-def _journal(directory: Path, lease_s: float = LEASE_S) -> Journal:
+def _journal(
+    directory: Path, lease_s: float = LEASE_S, now: Callable[[], float] = time.time
+) -> Journal:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Journal(directory / JOURNAL_FILE, lease_s=lease_s)
+    return Journal(directory / JOURNAL_FILE, lease_s=lease_s, now=now)
 
 
-async def _beat(jobs: Jobs, journal: Journal, every_s: float) -> None:
+async def _beat(jobs: Jobs, journal: Journal, clock: Clock, every_s: float) -> None:
     while True:
-        await asyncio.sleep(every_s)
+        await clock.sleep(every_s)
         if jobs.busy:
             journal.beat()
 
 
-async def _watch(
-    work: concurrent.futures.Future[T],
-    progress: list[Progress | None],
-    on_progress: Callable[[list[Progress | None]], None],
-    cancelled: Callable[[], bool],
-) -> T:
-    """Waits from the caller's loop without tying it to the worker's: either may end before the other.
-
-    The future is only ever asked whether it is done. Awaiting it would hand this loop's cancellation errors to
-    the worker and the worker's to the host, whose prompt thread does not survive one.
-    """
-    told: list[Progress | None] = []
-    try:
-        while not work.done():
-            if cancelled():
-                raise _interrupted(progress)
-            if progress != told:
-                told = list(progress)
-                on_progress(told)
-            await asyncio.sleep(WATCH_S)
-    except BaseException:
-        work.cancel()
-        raise
-    if work.cancelled():
-        raise _interrupted(progress)
-    return work.result()
-
-
-def _interrupted(progress: Sequence[Progress | None]) -> SegmindError:
-    ended = ("PLANNED", "UPLOADING", "KEPT", "FAILED", "REJECTED", "EXPIRED")
-    going = [item for item in progress if item and item.state not in ended]
-    ids = [item.request_id for item in going if item.request_id]
-    return explain.interrupted(ids, len(going) - len(ids))
-
-
-def _picture(row: Row, decoded: Decoded, started: float) -> Picture:
+def _picture(row: Row, decoded: Decoded, reused: bool) -> Picture:
     receipt = {
         "request_id": row.request_id,
         "seed": row.seed,
@@ -313,7 +335,7 @@ def _picture(row: Row, decoded: Decoded, started: float) -> Picture:
         "width": decoded.width,
         "height": decoded.height,
         "media_type": decoded.media_type,
-        "reused": (row.submitted_at or 0.0) < started,
+        "reused": reused,
         "note": decoded.note,
     }
     return Picture(decoded, receipt)

@@ -26,7 +26,7 @@ class Terms:
 
     Args:
         timeout_s: when to stop waiting; the job itself goes on.
-        always_new: pay for another even where there is a job or a picture already.
+        always_new: pay for another even where there is a picture already; a job under way is shared.
         budget: names the run whose costs count against `max_cost_usd`.
     """
 
@@ -38,8 +38,17 @@ class Terms:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job is. `waited_s` counts from the call; `expected_s` is the usual time from submit to end."""
+    """Where a job is.
 
+    Args:
+        job: the journal's row.
+        state: one of the journal's, UPLOADING, or while ACCEPTED what the server last said.
+        waited_s: since the call.
+        expected_s: the usual time from submit to picture.
+        reused: nothing is paid for it now.
+    """
+
+    job: int
     state: str
     waited_s: float
     expected_s: float

@@ -104,7 +104,8 @@ class KleinRequest:
 
     def texts(self) -> list[tuple[str, str]]:
         """Every text a person may have typed, by its name."""
-        typed = [("prompt", self.prompt), ("negative_prompt", self.negative_prompt), ("aspect_ratio", self.aspect_ratio)]
+        names = ("prompt", "negative_prompt", "aspect_ratio")
+        typed = [(name, getattr(self, name)) for name in names]
         return typed + [("image_urls", url) for url in self.image_urls]
 
     def with_seed(self, seed: int) -> KleinRequest:

@@ -1,7 +1,7 @@
 """One daemon thread with its own event loop, which outlives every loop of the host.
 
-The host makes a new loop for each prompt and gives async nodes no time while a local sampler runs; jobs that cost
-money cannot live there. Nothing starts before the first `submit`.
+The host makes a new loop for each prompt and gives async nodes no time while a local sampler runs; jobs that
+cost money cannot live there. Nothing starts before the first `submit`.
 """
 
 from __future__ import annotations
