@@ -6,7 +6,8 @@ from .plan import ROLES, ROUTES
 from .recorded import RecordedRequest
 from .routes import INVALID_KEY, MISSING_KEY
 from .server import FakeSegmind
-from .service import ASPECT_RATIOS, MODERATED_WORD, SLUG, Settings
+from .service import ASPECT_RATIOS, MODERATED_WORD
+from .settings import SLUG, Settings
 
 __all__ = [
     "ASPECT_RATIOS",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .jobs import Behaviour
 from .server import FakeSegmind
-from .service import Settings
+from .settings import Settings
 
 
 def main() -> None:

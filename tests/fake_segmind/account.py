@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import unquote
 
+from . import picture
 from .jobs import Job
 from .recorded import RecordedRequest
 from .routes import INVALID_KEY, MIME, MISSING_KEY
@@ -86,11 +87,18 @@ class Evil:
         self.service = service
 
     async def answer(self, request: RecordedRequest) -> Reply:
+        if request.path.endswith((".png", ".jpeg", ".webp")):
+            return Reply(200, self._picture(), "image/png")
         if request.path.endswith("/status"):
             return json_reply({"status": "COMPLETED"})
         if "/requests/" in request.path:
             return json_reply({"status": "COMPLETED", "output": f"{self.service.urls['evil']}/stolen.png"})
         return json_reply({"request_id": "stolen", "status": "QUEUED", "file_urls": [], "data": []})
+
+
+    def _picture(self) -> bytes:
+        sketch = picture.Sketch("from a host that is not Segmind", 0, (), "1:1", 64 * 64)
+        return picture.encode(picture.draw(sketch), "png", 90)
 
 
 class Account:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .wire import BadRequestError, Head, Reply, header, html_reply, read_body, r
 Answer = Callable[[RecordedRequest], Awaitable[Reply]]
 LINGER_ZERO = struct.pack("ii", 1, 0)
 SLICE_BYTES = 64 * 1024
+STALL_CHECK_SECONDS = 0.1
 
 
 class Log:
@@ -68,7 +70,8 @@ class Connection:
         body = await self._body(reader, writer, head)
         request = self._record(head, route, fault, body, keep=not control)
         data = await self._response(request, fault)
-        return await _deliver(writer, data, fault.delivery) and header(head.headers, "connection") != "close"
+        reusable = await _deliver(reader, writer, data, fault.delivery)
+        return reusable and header(head.headers, "connection") != "close"
 
     async def _body(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: Head) -> bytes:
         if header(head.headers, "expect") == "100-continue":
@@ -98,17 +101,25 @@ class Connection:
         return serialize(reply, self.service.clock.now()) if reply.status else reply.body
 
 
-async def _deliver(writer: asyncio.StreamWriter, data: bytes, delivery: Delivery) -> bool:
+async def _deliver(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes, delivery: Delivery
+) -> bool:
     """Send a response as its delivery says. False when the connection is not to be used again."""
     stall_at = _stall_point(data, delivery)
     shown = data if delivery.cut is None else data[: delivery.cut]
     await _send(writer, shown[:stall_at], delivery.bytes_per_second)
-    if delivery.stall_seconds:
-        await asyncio.sleep(delivery.stall_seconds)
+    await _stall(reader, delivery.stall_seconds)
     await _send(writer, shown[stall_at:], delivery.bytes_per_second)
     if delivery.reset:
         _reset(writer)
     return delivery.cut is None and not delivery.close
+
+
+async def _stall(reader: asyncio.StreamReader, seconds: float) -> None:
+    """Silence, until the client gives up: a stalled socket must not outlive it."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not reader.at_eof():
+        await asyncio.sleep(min(left, STALL_CHECK_SECONDS))
 
 
 def _stall_point(data: bytes, delivery: Delivery) -> int:

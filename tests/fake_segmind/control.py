@@ -17,7 +17,7 @@ Answer = Callable[[RecordedRequest], Awaitable[Reply]]
 
 
 class Control:
-    """GET /__ledger; POST /__faults, /__behaviour and /__clock. Everything else goes on to the gateway."""
+    """GET /__ledger; POST /__faults, /__behaviour, /__settings, /__clock. The rest goes on to the gateway."""
 
     def __init__(self, service: Service, plan: FaultPlan, requests: list[RecordedRequest], onward: Answer):
         self.service, self.plan, self.requests, self.onward = service, plan, requests, onward
@@ -29,6 +29,7 @@ class Control:
             ("GET", "/__ledger"): lambda _: self.ledger(),
             ("POST", "/__faults"): self._script,
             ("POST", "/__behaviour"): self._behave,
+            ("POST", "/__settings"): self._set,
             ("POST", "/__clock"): self._advance,
         }
         page = pages.get((request.method, request.path))
@@ -72,6 +73,15 @@ class Control:
             self.service.behaviour = _behaviour(spec["default"])
         self.service.coming.extend(_behaviour(item) for item in spec.get("next", []))
         return {"coming": len(self.service.coming)}
+
+    def _set(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Any of the Settings by name."""
+        unknown = spec.keys() - asdict(self.service.settings).keys()
+        if unknown:
+            raise ValueError(f"no setting is called {sorted(unknown)}")
+        for name, value in spec.items():
+            setattr(self.service.settings, name, value)
+        return dict(spec)
 
     def _advance(self, spec: dict[str, Any]) -> dict[str, Any]:
         self.service.clock.advance(float(spec["advance"]))

@@ -14,6 +14,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any
 
+from .picture import blank_png
 from .wire import Reply, error_reply, html_reply, json_reply, parse_object
 
 FOREVER = 10.0**9
@@ -158,6 +159,16 @@ class Fault:
         return cls("respond", reply=lambda _: json_reply(value, status, headers), effect=effect)
 
     @classmethod
+    def body(cls, data: bytes | str, content_type: str = "image/png", status: int = 200) -> Fault:
+        """Other bytes than the true ones: a picture that is not one, or one too many."""
+        return cls("body", reply=lambda _: Reply(status, _as_bytes(data), content_type), effect=False)
+
+    @classmethod
+    def pixel_bomb(cls, side: int = 20000) -> Fault:
+        """A valid PNG of a few dozen KB that decodes to ``side`` squared pixels."""
+        return cls("pixel_bomb", reply=lambda _: Reply(200, blank_png(side), "image/png"), effect=False)
+
+    @classmethod
     def html(cls, status: int, effect: bool = False) -> Fault:
         """A load balancer's HTML page. With ``effect`` the request got through behind it."""
         return cls("html", reply=lambda _: html_reply(status), effect=effect)
@@ -187,8 +198,8 @@ class Fault:
     @classmethod
     def raw(cls, data: bytes | str, effect: bool = True) -> Fault:
         """Arbitrary bytes instead of an HTTP response, then EOF."""
-        blob = data.encode("latin-1") if isinstance(data, str) else data
-        return cls("raw", reply=lambda _: Reply(0, blob), effect=effect, delivery=Delivery(close=True))
+        blob = Reply(0, _as_bytes(data))
+        return cls("raw", reply=lambda _: blob, effect=effect, delivery=Delivery(close=True))
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Fault:
@@ -222,6 +233,11 @@ def rate_limit_reply(at: float, reset: str | None, retry_after: str | None = Non
     if retry_after is not None:
         headers["Retry-After"] = retry_after
     return error_reply("rate_limit_exceeded", 429, headers)
+
+
+def _as_bytes(data: bytes | str) -> bytes:
+    """Text stands for bytes one to one, so that JSON can carry them."""
+    return data.encode("latin-1") if isinstance(data, str) else data
 
 
 def _truncate(reply: Reply, keep: int | None) -> Reply:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from .settings import Settings
+
 RECORD_SECONDS = 3600.0
 FILE_SECONDS = 7 * 86400.0
 # Mean price of one flux-2-klein-9b image in Segmind's published list, USD.
@@ -132,7 +134,7 @@ class JobBook:
     """Every job ever accepted and every charge made. Safe to read from any thread."""
 
     clock: Clock
-    credits: float
+    settings: Settings
     _jobs: dict[str, Job] = field(default_factory=dict)
     _charges: dict[str, Charge] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -190,7 +192,7 @@ class JobBook:
         return Counter(body_key(charge.body) for charge in self.charges())
 
     def _left(self) -> float:
-        return round(self.credits - sum(charge.amount for charge in self._charges.values()), 6)
+        return round(self.settings.credits - sum(charge.amount for charge in self._charges.values()), 6)
 
     def _settle(self) -> None:
         now = self.clock.now()

@@ -16,7 +16,8 @@ from .jobs import Behaviour, Charge, Clock, Job
 from .plan import ROLES, FaultPlan
 from .recorded import RecordedRequest
 from .routes import Gateway
-from .service import Service, Settings
+from .service import Service
+from .settings import Settings
 from .wire import MAX_HEAD_BYTES
 
 LOOPBACK = "127.0.0.1"

@@ -9,50 +9,20 @@ import secrets
 import tempfile
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from . import picture
 from .jobs import Behaviour, Clock, Job, JobBook
+from .settings import Settings
 
-SLUG = "flux-2-klein-9b"
 ASPECT_RATIOS = ("match_input_image", "1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 SAMPLERS = ("euler", "res_2s")
 IMAGE_FORMATS = ("png", "jpeg", "webp")
 RANGES = {"cfg": (1, 20), "steps": (1, 100), "quality": (10, 100)}
 MODERATED_WORD = "forbidden"
-
-
-@dataclass
-class Settings:
-    """Where the real service is undocumented or depends on the account. May be changed at any time.
-
-    validation: "declared" rejects unknown enum values with 406 and lets other bad values FAIL later;
-        "lazy" accepts everything and FAILs later; "strict" answers 422 with detail[].
-    history_body: how history shows the inputs: "python" (text of a dict), "json" (text) or "object".
-    reset_format: iso, rfc1123, epoch or epoch_ms. rpm None means no limiter. limit_gets: whether GETs count.
-    upload_key: file_urls, urls or url. accepts_data_urls: whether image_urls may hold data: URIs.
-    credits and spend_cap are USD. pixels is the area of a picture.
-    """
-
-    rpm: int | None = None
-    reset_format: str = "iso"
-    limit_gets: bool = True
-    validation: str = "declared"
-    history_lag_seconds: float = 0.0
-    history_body: str = "python"
-    history_extra: Mapping[str, Any] = field(default_factory=dict)
-    upload_key: str = "file_urls"
-    max_upload_bytes: int = 50 * 2**20
-    accepts_data_urls: bool = True
-    credits: float = 10.0
-    spend_cap: float | None = None
-    slugs: tuple[str, ...] = (SLUG,)
-    retired: tuple[str, ...] = ()
-    forbidden: tuple[str, ...] = ()
-    pixels: int = 512 * 512
 
 
 class Service:
@@ -64,7 +34,7 @@ class Service:
         self.behaviour = behaviour
         self.coming: deque[Behaviour] = deque()
         self.clock = Clock()
-        self.book = JobBook(self.clock, settings.credits)
+        self.book = JobBook(self.clock, settings)
         self.urls: dict[str, str] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="fake_segmind_")
         self.folder = Path(self._folder.name)
