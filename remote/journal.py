@@ -120,7 +120,7 @@ class Journal:
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time, lease_s: float = LEASE_S) -> None:
         self.owner = uuid.uuid4().hex
         self._now, self._lease_s = now, lease_s
-        self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate(path)

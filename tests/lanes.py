@@ -5,6 +5,7 @@ import contextlib
 import time
 
 from fake_segmind import FakeSegmind, Settings
+from klein9b.remote import lane as lane_module
 from klein9b.remote.client import Timeouts
 from klein9b.remote.governor import Governor
 from klein9b.remote.keys import Hosts, Key
@@ -12,6 +13,7 @@ from klein9b.remote.lane import Lane, Options
 from klein9b.remote.request import KleinRequest
 
 PACE = 100.0
+lane_module.WATCH_S = 0.01
 SHORT = Timeouts(connect_s=0.5, submit_s=0.5, get_s=0.5, upload_s=0.5, download_s=0.5)
 
 
@@ -39,12 +41,13 @@ def hosts_of(fake):
     return Hosts(api=fake.api_url, storage=fake.storage_url, account=fake.account_url)
 
 
-def make_lane(fake, directory, *, clock=None, key=None, timeouts=SHORT, in_flight=8):
+def make_lane(fake, directory, *, clock=None, timeouts=SHORT, in_flight=8, worker=None):
     clock = clock or FastClock()
     return Lane(
         directory,
-        Key(key or fake.key),
+        Key(fake.key),
         hosts_of(fake),
+        worker=worker,
         governor=lambda: Governor(per_minute=60000, burst=1000, in_flight=in_flight, clock=clock),
         timeouts=timeouts,
     )
