@@ -22,6 +22,8 @@ from .request import SLUG, body_digest
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
+MAX_DEPTH = 8
+
 SUBMIT_PATH = f"/v2/{SLUG}"
 CREDITS_PATH = "/v1/get-user-credits"
 UPLOAD_PATH = "/upload-asset"
@@ -333,7 +335,7 @@ def _record(row: object) -> Record | None:
 
 def _sources(value: object, depth: int = 0) -> Iterator[Source]:
     """Pictures in the order of preference: `images` before `output` before `image` and `url`."""
-    if depth > 4:
+    if depth > MAX_DEPTH:
         return
     if isinstance(value, dict):
         for name in ("images", "output", "image", "image_url", "url"):

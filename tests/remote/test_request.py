@@ -19,7 +19,6 @@ from klein9b.remote.request import (
 )
 
 FUZZ = settings(deadline=None, max_examples=150)
-TEXT = st.text(min_size=1).filter(str.strip).filter(lambda text: text.isprintable() or "\ud800" > max(text))
 REQUESTS = st.builds(
     KleinRequest,
     prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip),
@@ -154,4 +153,5 @@ def test_any_text_is_an_address_or_a_sentence(text):
 def test_a_good_address_passes():
     rng = random.Random(0)
     for _ in range(50):
-        check_image_url("https://images.example.com/" + "".join(rng.choices(string.ascii_letters + "/_-?&=%20", k=30)))
+        path = "".join(rng.choices(string.ascii_letters + "/_-?&=%20", k=30))
+        check_image_url("https://images.example.com/" + path)
