@@ -25,7 +25,8 @@ def now():
 def two(tmp_path, now):
     """Two processes on one folder."""
     path = tmp_path / "jobs.sqlite"
-    with contextlib.closing(Journal(path, now=now)) as one, contextlib.closing(Journal(path, now=now)) as other:
+    closing = contextlib.closing
+    with closing(Journal(path, now=now)) as one, closing(Journal(path, now=now)) as other:
         yield one, other
 
 
@@ -80,7 +81,7 @@ def test_what_was_not_billed_may_be_tried_again(two, end):
 
 @pytest.mark.parametrize("new", [False, True])
 def test_what_may_have_been_billed_is_not(two, now, new):
-    """always_new shares what is under way; it opens another only for what has ended or cannot be found out."""
+    """always_new shares what is under way; it opens another only for what has ended."""
     one, _ = two
     row = one.claim("f", prompt="p", seed=1)
     for step in (
