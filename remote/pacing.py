@@ -120,7 +120,7 @@ def _instant(text: str, *, default: float = float("nan")) -> float:
     for read in (_read_iso, parsedate_to_datetime):
         try:
             return _utc(read(text))
-        except (ValueError, TypeError, OverflowError, IndexError):
+        except (ValueError, OverflowError):
             continue
     return default
 

@@ -70,6 +70,15 @@ def test_no_window_of_a_minute_holds_more_than_the_rate_and_the_burst(burst, per
         assert sum(start <= at < start + 60 for at in times) <= per_minute + burst + 1
 
 
+def test_a_quiet_hour_saves_no_more_than_the_burst():
+    async def main(clock):
+        log = Log(Governor(clock=clock))
+        await clock.sleep(3600.0)
+        return await log.all([STATUS] * 12)
+
+    assert [at for at, _ in virtual_time.run(main)].count(3600.0) == 10
+
+
 # --- order
 
 
@@ -120,13 +129,14 @@ def test_while_a_submit_waits_one_turn_in_five_is_a_submit(priorities, rng):
 # --- 429
 
 
-def test_a_refusal_halves_the_rate_once_and_it_grows_back_a_tenth_a_minute():
+@pytest.mark.parametrize("latency", [0.0, 1.0])
+def test_a_refusal_halves_the_rate_once_and_it_grows_back_a_tenth_a_minute(latency):
     async def main(clock):
         governor = Governor(clock=clock)
 
         async def refused():
             async with governor.turn(STATUS) as turn:
-                await clock.sleep(1.0)
+                await clock.sleep(latency)
                 turn.limited(None)
 
         await asyncio.gather(*(refused() for _ in range(5)))
@@ -378,6 +388,34 @@ def test_only_connect_failures_in_a_row_open_it(outcome):
         return clock.monotonic()
 
     assert virtual_time.run(main) == 0.0
+
+
+@pytest.mark.parametrize("end", ["cancelled", "no free connection"])
+def test_a_probe_that_learned_nothing_is_followed_by_another_five_seconds_later(end):
+    async def main(clock):
+        governor, tries = Governor(clock=clock), []
+        for _ in range(5):
+            await fail(governor)
+
+        async def probe():
+            async with governor.turn(STATUS, host=API):
+                tries.append(clock.monotonic())
+                if end == "no free connection":
+                    raise httpx.PoolTimeout("busy")
+                await clock.sleep(60.0)
+
+        first = asyncio.create_task(probe())
+        others = [asyncio.create_task(Log(governor).take(STATUS)) for _ in range(3)]
+        await clock.sleep(6.0)
+        first.cancel()
+        await asyncio.sleep(0)
+        now = clock.monotonic()
+        await asyncio.gather(first, *others, return_exceptions=True)
+        return tries, now, clock.monotonic()
+
+    tries, cancelled, done = virtual_time.run(main)
+    assert tries == pytest.approx([5.0])
+    assert done == pytest.approx((cancelled if end == "cancelled" else 5.0) + 5.0, abs=0.01)
 
 
 def test_httpx_connect_errors_count_by_themselves():

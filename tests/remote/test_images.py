@@ -322,6 +322,21 @@ def test_an_srgb_profile_changes_no_pixel_and_alpha_is_kept():
     np.testing.assert_allclose(back.mask, 1 - ramp()[..., 0] / 255, atol=1e-7)
 
 
+def gray_profile():
+    """A gray profile with the tone curve of sRGB."""
+    return srgb_profile().replace(b"RGB XYZ", b"GRAYXYZ").replace(b"rTRC", b"kTRC")
+
+
+def test_a_gray_profile_is_followed_on_gray_and_not_on_colour():
+    gray = Image.fromarray(ramp()).convert("L")
+    followed = decode(file_of(gray, "PNG", icc_profile=gray_profile()))
+    np.testing.assert_allclose(followed.image, np.dstack([np.asarray(gray)] * 3) / 255, atol=1.01 / 255)
+    assert followed.note == ""
+    refused = decode(file_of(ramp(), "PNG", icc_profile=gray_profile()))
+    np.testing.assert_allclose(refused.image, ramp() / 255, atol=1e-7)
+    assert "profile" in refused.note
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize(
     "profile", [b"nonsense", srgb_profile()[:200], srgb_profile().replace(b"RGB XYZ", b"CMYKXYZ")]

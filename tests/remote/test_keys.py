@@ -163,7 +163,9 @@ def test_the_log_filter_covers_message_arguments_traceback_and_stack():
     except ValueError:
         log.exception("failed with %s", SECRET, stack_info=True)
     log.warning("malformed %d", SECRET)
-    assert len(lines) == 2
+    log.warning("a stack shows source lines", stack_info=True)  # SG_0123456789abcdef
+    assert len(lines) == 3
+    assert "source lines" in lines[2]
     assert SECRET not in "".join(lines)
     assert "ValueError: header [key removed]" in lines[0]
     assert "failed with [key removed]" in lines[0]
@@ -195,6 +197,7 @@ def test_the_three_hosts_get_the_key():
 
 ELSEWHERE = [
     "http://api.segmind.com/v2/x",
+    "http://api.segmind.com:443/v2/x",
     "https://api.segmind.com:8443/v2/x",
     "https://api.segmind.com.evil.net/",
     "https://evil.net/api.segmind.com",

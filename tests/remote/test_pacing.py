@@ -1,4 +1,5 @@
 import math
+import time
 from datetime import datetime, timezone
 from email.utils import format_datetime
 from random import Random
@@ -69,6 +70,18 @@ def test_the_reset_header_in_every_spelling(spell):
     assert retry_hint(headers, 0.0) == pytest.approx(42, abs=1e-3)
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="cannot change the time zone here")
+@pytest.mark.parametrize("spell", SPELLINGS)
+def test_a_date_without_a_zone_is_utc_wherever_this_machine_is(spell, monkeypatch):
+    monkeypatch.setenv("TZ", "XYZ+7")
+    time.tzset()
+    try:
+        assert retry_hint({RESET: spell(later(42))}, NOW.timestamp()) == pytest.approx(42, abs=1e-3)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @quick
 @given(st.sampled_from(SPELLINGS), st.integers(-(10**6), 10**6))
 def test_any_reset_is_clamped(spell, seconds):
@@ -95,6 +108,7 @@ TEXTS = st.one_of(
 @quick
 @given(TEXTS, TEXTS, TEXTS, st.floats(0, 4e9))
 @example("9" * 16, "", "9" * 16, 0.0)
+@example("Sat, 01 Aug 2026 99999999999912:0:00 GMT", "", "", 0.0)  # OverflowError inside email.utils
 def test_no_header_breaks_the_reader(after, reset, date, wall):
     found = retry_hint({"retry-after": after, RESET: reset, "date": date}, wall)
     assert found is None or 0.5 <= found <= 120
@@ -154,6 +168,14 @@ def test_later_looks_grow_with_the_age_and_halve_near_the_finish(elapsed, seed):
     plain = min(max(0.15 * elapsed, 1.0), 10.0)
     near = 0.5 if 0.75 * 13.6 <= elapsed <= 1.35 * 13.6 else 1.0
     assert plain * near * 0.85 <= cadence.wait(elapsed) <= plain * near * 1.15
+
+
+def test_looks_are_spread_so_that_jobs_do_not_march_in_step():
+    cadence = Cadence(Eta(), Random(1), resumed=True)
+    cadence.wait(100.0)
+    waits = [cadence.wait(100.0) for _ in range(1000)]
+    assert min(waits) < 8.6
+    assert max(waits) > 11.4
 
 
 def latencies(rng, count):
