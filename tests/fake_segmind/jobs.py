@@ -53,7 +53,7 @@ class Shape(str, Enum):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a job goes. Times are seconds of the fake's clock, ``cost`` is USD, ``error`` makes it FAILED."""
+    """How a job goes. Seconds of the fake's clock; ``cost`` in USD per output; ``error`` makes it FAILED."""
 
     queue_seconds: float = 0.0
     run_seconds: float = 0.0
@@ -61,6 +61,11 @@ class Behaviour:
     cost: float = PRICE
     shape: Shape = Shape.IMAGES
     outputs: int = 1
+
+    @property
+    def price(self) -> float:
+        """USD for the whole job."""
+        return self.cost * self.outputs
 
     @classmethod
     def moderated(cls) -> Behaviour:
@@ -94,7 +99,8 @@ class Job:
 
     @property
     def cost(self) -> float:
-        return self.behaviour.cost * self.behaviour.outputs
+        """USD, taken when the job completes."""
+        return self.behaviour.price
 
     @property
     def image_format(self) -> str:

@@ -108,7 +108,7 @@ class Gateway:
 
     def _money_refusal(self) -> Reply | None:
         settings, balance = self.service.settings, self.service.book.balance()
-        needed = (self.service.coming[0] if self.service.coming else self.service.behaviour).cost
+        needed = self.service.next_behaviour().price
         if balance < needed:
             message = f"Insufficient credits. Balance is ${balance:.4f}, the request needs ${needed:.4f}"
             return error_reply(message, 406)

@@ -222,6 +222,7 @@ STATUS = (
     replace(_endless("lower_case", Fault.patch({"status": "completed"})), ours=Ours.PICTURE),
     _endless("unknown_state", Fault.patch({"status": "CANCELED"})),
     _endless("redirect_to_evil", Fault.redirect()),
+    _endless("redirect_to_loopback", Fault.redirect("{image}")),
     _endless("redirect_to_file", Fault.redirect_to_file()),
     Scenario("status_never_done", Sdk.TIMEOUT, Ours.STILL_RUNNING, behaviour=ENDLESS, charges=0),
     Scenario("record_expired", Sdk.ERROR, Ours.PICTURE, EXPIRED, diverges=True),

@@ -42,6 +42,10 @@ class Service:
     def close(self) -> None:
         self._folder.cleanup()
 
+    def next_behaviour(self) -> Behaviour:
+        """How the next accepted job will go."""
+        return self.coming[0] if self.coming else self.behaviour
+
     def accept(self, slug: str, body: Mapping[str, Any], via: str = "v2") -> Job:
         """Make a job, applying the next scripted behaviour and the faults its inputs deserve."""
         behaviour = self.coming.popleft() if self.coming else self.behaviour

@@ -106,7 +106,7 @@ def test_history_lags(fake: FakeSegmind, http: httpx.Client) -> None:
 
 
 def test_history_shows_the_inputs_in_each_known_form(fake: FakeSegmind, http: httpx.Client) -> None:
-    body = {"prompt": "it's \"so\"\né", "seed": 3, "go_fast": True, "image_urls": []}
+    body = {"prompt": "it's \"so\"\n\u00e9", "seed": 3, "go_fast": True, "image_urls": []}
     fake.settings.history_extra = {"base64": False}
     submit(fake, http, **body)
     wanted = {**body, "base64": False}

@@ -22,7 +22,7 @@ from .settings import SLUG
 
 Ending = str
 SUBMIT = json.dumps({"prompt": "a cup"}).encode()
-SILENCE_SECONDS = 0.4
+SILENCE_SECONDS = 1.0
 
 
 def submit_bytes(fake: FakeSegmind) -> bytes:

@@ -7,19 +7,21 @@ import email.utils
 import io
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from .jobs import FILE_SECONDS, PRICE, Behaviour, Shape, body_key
+from .jobs import PRICE, Behaviour, Shape, body_key
 from .routes import INVALID_KEY, MISSING_KEY
 from .server import FakeSegmind
 from .service import MODERATED_WORD
 from .settings import SLUG
 
 BODY: dict[str, Any] = {"prompt": "a red cup", "seed": 3}
+DAY = 86400.0
 
 
 @pytest.fixture
@@ -130,6 +132,18 @@ def test_other_bad_values_are_accepted_and_fail_for_free(fake: FakeSegmind, http
     assert fake.ledger == ()
 
 
+def test_references_come_only_from_its_own_store(
+    fake: FakeSegmind, http: httpx.Client, tmp_path: Path
+) -> None:
+    """A URL whose path climbs to a picture on this disk is not found, like any other missing file."""
+    picture = tmp_path / "private.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    climb = "../" * 8
+    for url in (f"{fake.image_url}/assets/{picture}", f"{fake.image_url}/assets/{climb}{picture}"):
+        assert final(http, submit(http, image_urls=[url])).status_code == 422
+    assert final(http, submit(http, image_urls=["https://example.com/a.png"])).status_code == 200
+
+
 def test_lazy_and_strict_validation(fake: FakeSegmind, http: httpx.Client) -> None:
     fake.settings.validation = "lazy"
     assert final(http, submit(http, sampler="dpm")).status_code == 422
@@ -236,7 +250,7 @@ def test_two_outputs_are_two_pictures_and_two_prices(fake: FakeSegmind, http: ht
 
 def test_files_outlive_records_by_days(fake: FakeSegmind, http: httpx.Client) -> None:
     url = final(http, submit(http)).json()["output"]
-    fake.clock.advance(FILE_SECONDS - 60)
+    fake.clock.advance(7 * DAY - 60)
     assert httpx.get(url).status_code == 200
     fake.clock.advance(120)
     assert httpx.get(url).status_code == 404

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import time
 from pathlib import Path
 
 import httpx
+import pytest
 
+from .faults import Fault
 from .jobs import Behaviour
 from .server import FakeSegmind
 from .settings import SLUG, Settings
@@ -20,6 +23,7 @@ WARM_UP = 20
 # 200 raw pictures are 39 MB; anything kept per job shows, the working set of a few threads does not.
 GROWTH_BYTES = 24 * 2**20
 SPARE_DESCRIPTORS = 8
+PATIENCE_SECONDS = 10.0
 
 
 async def one_job(http: httpx.AsyncClient, fake: FakeSegmind, seed: int) -> bytes:
@@ -40,6 +44,20 @@ async def many_jobs(fake: FakeSegmind, seeds: range) -> list[bytes]:
 def descriptors() -> int:
     folder = Path("/proc/self/fd")
     return len(os.listdir(folder)) if folder.exists() else 0
+
+
+@pytest.mark.skipif(not descriptors(), reason="counts descriptors through /proc")
+def test_a_stall_ends_with_its_client() -> None:
+    with FakeSegmind() as fake, httpx.Client(base_url=fake.api_url, timeout=0.5) as http:
+        fake.script("credits", Fault.stall_headers(), forever=True)
+        opened = descriptors()
+        for _ in range(3):
+            with pytest.raises(httpx.ReadTimeout):
+                http.get("/v1/get-user-credits")
+        until = time.monotonic() + PATIENCE_SECONDS
+        while descriptors() > opened and time.monotonic() < until:
+            time.sleep(0.05)
+        assert descriptors() <= opened
 
 
 def test_two_hundred_jobs_at_once() -> None:

@@ -12,13 +12,14 @@ from PIL import Image
 segmind = pytest.importorskip("segmind")
 
 from . import sdk  # noqa: E402
-from .jobs import RECORD_SECONDS, Behaviour, Shape  # noqa: E402
+from .jobs import Behaviour, Shape  # noqa: E402
 from .routes import INVALID_KEY  # noqa: E402
 from .server import FakeSegmind  # noqa: E402
 from .settings import SLUG  # noqa: E402
 
 pytestmark = pytest.mark.peer
-BODY = {"prompt": "a red cup é😀", "seed": 1}
+BODY = {"prompt": "a red cup \u00e9\U0001f600", "seed": 1}
+HOUR = 3600.0
 
 
 def test_run_returns_the_completed_body(fake: FakeSegmind) -> None:
@@ -35,7 +36,7 @@ def test_the_wire_is_what_was_captured_from_the_client(fake: FakeSegmind) -> Non
     sdk.client_of(fake).run(SLUG, **BODY)
     submit = fake.requests_to("submit")[0]
     assert (submit.method, submit.target) == ("POST", f"/v2/{SLUG}")
-    assert submit.body == '{"prompt":"a red cup é😀","seed":1}'.encode()
+    assert submit.body == '{"prompt":"a red cup \u00e9\U0001f600","seed":1}'.encode()
     wanted = {
         "content-type": "application/json",
         "user-agent": f"segmind-python-sdk/{segmind.__version__}",
@@ -107,7 +108,7 @@ def test_every_shape_is_a_dict_with_a_status(fake: FakeSegmind, shape: Shape) ->
 
 def test_an_expired_record_is_404_everywhere(fake: FakeSegmind) -> None:
     job = sdk.client_of(fake).submit_async(SLUG, **BODY)
-    fake.clock.advance(RECORD_SECONDS - 60)
+    fake.clock.advance(HOUR - 60)
     assert job.status()["status"] == "COMPLETED"
     fake.clock.advance(120)
     for ask in (job.status, job.result):

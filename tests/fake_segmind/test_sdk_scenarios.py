@@ -17,7 +17,7 @@ from .settings import SLUG  # noqa: E402
 pytestmark = pytest.mark.peer
 PATIENT_SECONDS = 20.0
 # Long enough for a loaded two-core machine to answer an undisturbed request, short enough to wait out.
-STALL_SECONDS = 1.0
+STALL_SECONDS = 2.0
 SPIN_SECONDS = 0.3
 STATUS_POLLS_WHEN_SPINNING = 5
 
