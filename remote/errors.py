@@ -42,10 +42,12 @@ class SegmindError(Exception):
         super().__init__(self.what, self.money, self.todo)
 
     def among(self, kept: int, count: int) -> SegmindError:
-        """This error, once it says what became of the other jobs of its batch."""
+        """This error as one of a batch: a copy, since several nodes may be told of the same one."""
+        told = type(self).__new__(type(self), *self.args)
+        told.__dict__.update(self.__dict__)
         if count > 1:
-            self.todo += f" {kept} of {count} pictures of this batch are kept and will not be paid again."
-        return self
+            told.todo += f" {kept} of {count} pictures of this batch are kept and will not be paid again."
+        return told
 
     def __str__(self) -> str:
         said = f"{self.what} {self.money} {self.todo}"

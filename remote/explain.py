@@ -122,6 +122,14 @@ def over_cap(error: OverspendError) -> SpendCapReached:
     )
 
 
+def disk_failed(error: Exception) -> SegmindError:
+    return SegmindError(
+        f"The job journal or the store of pictures could not be read or written ({error})",
+        "What was sent before is not sent again, and nothing more was sent",
+        "Make room on the disk or correct the folder's permissions. " + RUN_AGAIN,
+    )
+
+
 def past(row: Row) -> SegmindError | None:
     """Why a final row gives no picture; None when it does, or is not final."""
     if row.state == "FAILED":

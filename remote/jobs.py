@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -113,6 +115,8 @@ class Jobs:
                 return await self.obtain(order, terms, lambda progress: tell(index, progress))
             except SegmindError as error:
                 return error
+            except (sqlite3.Error, OSError) as error:
+                return explain.disk_failed(error)
 
         return list(await asyncio.gather(*(one(i, order) for i, order in enumerate(orders))))
 
@@ -139,7 +143,10 @@ class Jobs:
     async def recover(self, request_id: str, terms: Terms, tell: Callable[[Progress], None]) -> Row:
         """The KEPT row of a job that is known by its request_id, from this machine or another."""
         row = self._journal.adopt(request_id)
-        return await self._await(row, None, terms, self._clock.monotonic() + terms.timeout_s, tell)
+        try:
+            return await self._await(row, None, terms, self._clock.monotonic() + terms.timeout_s, tell)
+        except _GoneError:
+            raise explain.interrupted([], 0) from None
 
     async def credits(self, timeout_s: float) -> Credits | Retry | Rejection:
         """The account's balance."""
@@ -223,7 +230,7 @@ class Jobs:
 
     async def _drive(self, id: int, order: Order | None, drive: _Drive) -> Row:
         """One step after another until the row is final. Cancelled before anything was sent, or at exit."""
-        horizon = self._clock.monotonic() + FOLLOW_S
+        horizon, row = self._clock.monotonic() + FOLLOW_S, None
         try:
             async with self._governor.job():
                 while self._clock.monotonic() < horizon:
@@ -239,6 +246,9 @@ class Jobs:
                     await self._step(row, order, drive, horizon)
             row = self._journal.row(id)
             raise explain.still_running(row, FOLLOW_S) if row else _GoneError
+        except SegmindError as error:
+            error.request_id = error.request_id or (row.request_id if row else None)
+            raise
         finally:
             del self._driven[id]
             self._journal.discard(id)
@@ -259,42 +269,49 @@ class Jobs:
             raise _GoneError
 
     async def _submit(self, row: Row, order: Order, drive: _Drive) -> None:
-        """Sends the paid request. Sends it again only after proof that the server did not take it."""
+        """PLANNED to whatever the server says. Sends again only after proof that nothing was accepted."""
         drive.state = "UPLOADING"
         body = order.request.body([await self._online(reference) for reference in order.references])
         drive.state = "PLANNED"
-        wire, digest, not_sent, tries = encode_body(body), body_digest(body), 0, 0
-        while True:
-            async with self._governor.turn(Priority.SUBMIT, host=self._client.hosts.api) as turn:
-                drive.sent = True
-                if not self._reserve(row, digest, drive):
-                    return
-                # From here to the next line of the journal, one thing happens: the request is sent, once.
-                answer = await self._client.submit(wire)
-                if isinstance(answer, Accepted):
-                    self._journal.accepted(row.id, answer.request_id)
-                    return
-                if isinstance(answer, Unknown):
-                    self._journal.unknown(row.id, answer.why)
-                    return
-                if isinstance(answer, Rejection) and not answer.throttled:
-                    refusal = explain.rejected(answer)
-                    self._journal.rejected(row.id, refusal.what)
-                    raise refusal
-                self._journal.not_sent(row.id)
-                drive.sent = False
-                hint = answer.hint_s if isinstance(answer, Rejection) else None
-                if isinstance(answer, NotSent):
-                    turn.unreachable()
-                    not_sent += 1
-                else:
-                    turn.limited(hint)
+        unreached = 0
+        for tries in itertools.count():
+            proof = await self._send(row, encode_body(body), body_digest(body), drive)
+            if proof is None:
+                return
             if not drive.waiters:
                 raise asyncio.CancelledError
-            if isinstance(answer, NotSent) and not_sent >= NOT_SENT_TRIES:
-                raise explain.unreachable(answer.why)
+            unreached += isinstance(proof, NotSent)
+            if isinstance(proof, NotSent) and unreached >= NOT_SENT_TRIES:
+                raise explain.unreachable(proof.why)
+            hint = proof.hint_s if isinstance(proof, Rejection) else None
             await self._clock.sleep(backoff(tries, hint, self._rng))
-            tries += 1
+
+    async def _send(
+        self, row: Row, wire: bytes, digest: str, drive: _Drive
+    ) -> NotSent | Rejection | None:
+        """One paid request, on disk before it leaves and again before anything else happens.
+
+        Returns proof that it was not accepted and may be sent again, or None when the row says how to go on.
+        """
+        async with self._governor.turn(Priority.SUBMIT, host=self._client.hosts.api) as turn:
+            drive.sent = True
+            if not self._reserve(row, digest, drive):
+                return None
+            answer = await self._client.submit(wire)
+            if isinstance(answer, Accepted):
+                self._journal.accepted(row.id, answer.request_id)
+            elif isinstance(answer, Unknown):
+                self._journal.unknown(row.id, answer.why)
+            elif isinstance(answer, Rejection) and not answer.throttled:
+                refusal = explain.rejected(answer)
+                self._journal.rejected(row.id, refusal.what)
+                raise refusal
+            else:
+                self._journal.not_sent(row.id)
+                drive.sent = False
+                turn.unreachable() if isinstance(answer, NotSent) else turn.limited(answer.hint_s)
+                return answer
+            return None
 
     def _reserve(self, row: Row, digest: str, drive: _Drive) -> bool:
         """Puts SUBMITTING and the reservation on disk; False when the row is no longer ours to send."""
@@ -332,7 +349,8 @@ class Jobs:
         moments = [at for at in RECONCILE_AT_S if at > age]
         for at in [age, *moments] if age > RECONCILE_AT_S[0] else moments:
             await self._clock.sleep(max(0.0, at - self._follower.age(row)))
-            if await self._find(row):
+            now = self._journal.row(row.id)
+            if now is None or now.state != "UNKNOWN" or await self._find(row):
                 return
         raise explain.outcome_unknown(self._journal.row(row.id) or row)
 

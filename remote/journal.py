@@ -4,7 +4,8 @@ One row is one attempt: at most one submit that the server can have accepted. St
 
     PLANNED     nothing sent                     -> SUBMITTING, or the row is discarded
     SUBMITTING  on disk before the first byte    -> ACCEPTED, UNKNOWN, REJECTED, PLANNED (proof it never left)
-    UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history)
+    UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history); or, where its
+                sender was only slow, what the late answer says
     ACCEPTED    request_id on disk               -> COMPLETED, KEPT, FAILED, EXPIRED
     COMPLETED   the picture's address known      -> KEPT, FAILED, EXPIRED
     KEPT        the bytes are in the vault       final, unless the vault loses them (-> ACCEPTED)
@@ -58,7 +59,7 @@ CREATE TABLE jobs (
     inference_s REAL,
     created_at REAL NOT NULL,
     submitted_at REAL,
-    finished_at REAL,
+    changed_at REAL,
     UNIQUE (fingerprint, attempt)
 );
 CREATE INDEX jobs_by_budget ON jobs (budget);
@@ -94,7 +95,7 @@ class Row:
     inference_s: float | None
     created_at: float
     submitted_at: float | None
-    finished_at: float | None
+    changed_at: float | None
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Row))
@@ -137,8 +138,6 @@ class Journal:
         """Tells other processes that this one lives; call every second or two."""
         with self._write() as db:
             db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
-
-    # Claiming
 
     def claim(self, fingerprint: str, *, prompt: str, seed: int, new: bool = False) -> Row:
         """The attempt that answers this request: the one there is, else a PLANNED one of ours.
@@ -191,8 +190,6 @@ class Journal:
         with self._write() as db:
             db.execute("UPDATE jobs SET owner = NULL WHERE id = ? AND owner = ?", (id, self.owner))
 
-    # Money transitions
-
     def submitting(
         self,
         id: int,
@@ -219,20 +216,27 @@ class Journal:
             return done.rowcount == 1
 
     def not_sent(self, id: int) -> None:
-        """SUBMITTING back to PLANNED: there is proof that nothing was accepted."""
+        """Back to PLANNED: whoever sent it has proof that nothing was accepted."""
         with self._write() as db:
             db.execute(
                 "UPDATE jobs SET state = 'PLANNED', reserved_usd = 0, submitted_at = NULL"
-                " WHERE id = ? AND state = 'SUBMITTING' AND owner = ?",
-                (id, self.owner),
+                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN')",
+                (id,),
             )
 
     def unknown(self, id: int, why: str) -> None:
         self._move(id, ("SUBMITTING",), "UNKNOWN", note=why)
 
     def accepted(self, id: int, request_id: str) -> None:
-        """The server's own answer to our submit."""
-        self._move(id, ("SUBMITTING", "UNKNOWN"), "ACCEPTED", request_id=request_id, note="")
+        """The server's own answer to our submit; UNKNOWN should another row have that request_id."""
+        with self._write() as db:
+            done = db.execute(
+                "UPDATE OR IGNORE jobs SET state = 'ACCEPTED', request_id = ?, note = '', changed_at = ?"
+                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN')",
+                (request_id, self._now(), id),
+            )
+            if done.rowcount == 0:
+                db.execute("UPDATE jobs SET state = 'UNKNOWN' WHERE id = ? AND state = 'SUBMITTING'", (id,))
 
     def found(self, id: int, request_id: str) -> bool:
         """UNKNOWN to ACCEPTED with a request_id out of the account's history.
@@ -279,7 +283,7 @@ class Journal:
         self._move(id, ("ACCEPTED", "COMPLETED"), "FAILED", note=why)
 
     def rejected(self, id: int, why: str) -> None:
-        self._move(id, ("SUBMITTING",), "REJECTED", note=why)
+        self._move(id, ("SUBMITTING", "UNKNOWN"), "REJECTED", note=why)
 
     def expired(self, id: int, why: str) -> None:
         self._move(id, ("ACCEPTED", "COMPLETED"), "EXPIRED", note=why)
@@ -291,8 +295,6 @@ class Journal:
                 "DELETE FROM jobs WHERE id = ? AND state = 'PLANNED' AND owner = ?", (id, self.owner)
             )
             return done.rowcount == 1
-
-    # Reading
 
     def row(self, id: int) -> Row | None:
         return self._one("id = ?", id)
@@ -340,8 +342,6 @@ class Journal:
         with self._write() as db:
             db.execute("REPLACE INTO uploads VALUES (?, ?, ?, ?)", (sha256, host, url, self._now()))
 
-    # Inside
-
     def _migrate(self, path: Path) -> None:
         with self._write() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -371,7 +371,7 @@ class Journal:
         marks = ", ".join("?" * len(before))
         with self._write() as db:
             db.execute(
-                f"UPDATE jobs SET state = ?, finished_at = ?{changes} WHERE id = ? AND state IN ({marks})",
+                f"UPDATE jobs SET state = ?, changed_at = ?{changes} WHERE id = ? AND state IN ({marks})",
                 (after, self._now(), *values.values(), id, *before),
             )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import threading
 import time
 import uuid
@@ -41,7 +42,7 @@ from .worker import Worker
 
 JOURNAL_FILE, VAULT_FOLDER = "jobs.sqlite", "results"
 WATCH_S = 0.1
-STANDING_TRIES = 5
+STANDING_TRIES = 10
 RUNS_ON = ("SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
 BALANCE_S = 30.0
 
@@ -82,6 +83,17 @@ class Picture:
     receipt: dict[str, Any]
 
 
+@dataclass
+class _Run:
+    """What the caller's thread may know of a run. `left`: its jobs have been told that nobody waits."""
+
+    progress: list[Progress | None]
+    left: bool = False
+
+    def jobs(self) -> list[int]:
+        return [item.job for item in self.progress if item]
+
+
 async def run(
     requests: Sequence[KleinRequest],
     arrays: Sequence[npt.NDArray[np.float32]] = (),
@@ -104,7 +116,8 @@ async def run(
         Interrupted: `cancelled` said so. Jobs that were accepted go on and are kept.
         SegmindError: the first failure, or the only ones.
     """
-    refuse_secrets({f"request {i}: {name}": text for i, r in enumerate(requests) for name, text in r.texts()})
+    for request in requests:
+        refuse_secrets(request.texts())
     lane = _lane(directory, key, hosts)
     return await lane.run(requests, arrays, options or Options(), on_progress, cancelled)
 
@@ -165,12 +178,12 @@ class Lane:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> list[Picture]:
         """See the function of the same name."""
-        progress: list[Progress | None] = [None] * len(requests)
-        work = self._worker.submit(self._batch(requests, arrays, options, progress))
-        outcomes = await self._watch(work, progress, on_progress, cancelled)
+        going = _Run([None] * len(requests))
+        work = self._worker.submit(self._batch(requests, arrays, options, going))
+        outcomes = await self._watch(work, going, on_progress, cancelled)
         pictures = [
             _picture(*item, reused=bool(seen and seen.reused))
-            for item, seen in zip(outcomes, progress)
+            for item, seen in zip(outcomes, going.progress)
             if not isinstance(item, SegmindError)
         ]
         errors = [item for item in outcomes if isinstance(item, SegmindError)]
@@ -181,12 +194,12 @@ class Lane:
     async def recover(
         self, request_id: str, options: Options, cancelled: Callable[[], bool] = lambda: False
     ) -> Picture:
-        progress: list[Progress | None] = [None]
-        work = self._worker.submit(self._recover(request_id, options, progress))
-        return _picture(*await self._watch(work, progress, lambda _: None, cancelled), reused=True)
+        going = _Run([None])
+        work = self._worker.submit(self._recover(request_id, options, going))
+        return _picture(*await self._watch(work, going, cancelled=cancelled), reused=True)
 
     async def balance(self) -> Credits:
-        answer = await self._watch(self._worker.submit(self._balance()), [], lambda _: None, lambda: False)
+        answer = await self._watch(self._worker.submit(self._balance()), _Run([]))
         if isinstance(answer, Retry):
             raise explain.unreachable(answer.why)
         if isinstance(answer, Rejection):
@@ -195,14 +208,14 @@ class Lane:
 
     async def close(self) -> None:
         """Stops following jobs; the journal knows them. A lane otherwise lives as long as the process."""
-        await self._watch(self._worker.submit(self._close()), [], lambda _: None, lambda: False)
+        await self._watch(self._worker.submit(self._close()), _Run([]))
 
     async def _watch(
         self,
         work: concurrent.futures.Future[T],
-        progress: list[Progress | None],
-        on_progress: Callable[[list[Progress | None]], None],
-        cancelled: Callable[[], bool],
+        going: _Run,
+        on_progress: Callable[[list[Progress | None]], None] = lambda progress: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> T:
         """Waits from the caller's loop without tying it to the worker's: either may end before the other.
 
@@ -212,8 +225,8 @@ class Lane:
         told: list[Progress | None] = []
         try:
             while not work.done() and not cancelled():
-                if progress != told:
-                    told = list(progress)
+                if going.progress != told:
+                    told = list(going.progress)
                     on_progress(told)
                 await asyncio.sleep(WATCH_S)
         except BaseException:
@@ -222,17 +235,16 @@ class Lane:
         if work.done() and not work.cancelled():
             return work.result()
         work.cancel()
-        raise await self._interrupted(progress)
+        raise await self._interrupted(going)
 
-    async def _interrupted(self, progress: Sequence[Progress | None]) -> SegmindError:
-        """What became of the jobs, asked after the cancellation so that the answer stays true."""
-        jobs = [item.job for item in progress if item]
-        asked = self._worker.submit(self._standing(jobs))
+    async def _interrupted(self, going: _Run) -> SegmindError:
+        """What becomes of the jobs, asked when nothing can be submitted any more so that it stays true."""
+        asked = self._worker.submit(self._standing(going))
         for _ in range(STANDING_TRIES):
             if asked.done():
                 return explain.interrupted(*asked.result())
-            await asyncio.sleep(WATCH_S / 5)
-        return explain.interrupted([], len(jobs))
+            await asyncio.sleep(WATCH_S / 10)
+        return explain.interrupted([], len(going.jobs()))
 
     # On the worker's thread
 
@@ -252,19 +264,26 @@ class Lane:
         requests: Sequence[KleinRequest],
         arrays: Sequence[npt.NDArray[np.float32]],
         options: Options,
-        progress: list[Progress | None],
+        going: _Run,
     ) -> list[tuple[Row, Decoded] | SegmindError]:
         jobs, *_ = self._open()
         references: tuple[Encoded, ...] = tuple([await asyncio.to_thread(images.encode, a) for a in arrays])
         orders = [Order(request, references) for request in requests]
-        rows = await jobs.batch(orders, options.terms(), progress.__setitem__)
+        try:
+            rows = await jobs.batch(orders, options.terms(), going.progress.__setitem__)
+        finally:
+            going.left = True
         return [row if isinstance(row, SegmindError) else await self._decoded(row) for row in rows]
 
     async def _recover(
-        self, request_id: str, options: Options, progress: list[Progress | None]
+        self, request_id: str, options: Options, going: _Run
     ) -> tuple[Row, Decoded]:
         jobs, *_ = self._open()
-        row = await jobs.recover(request_id, options.terms(), lambda item: progress.__setitem__(0, item))
+        try:
+            tell = functools.partial(going.progress.__setitem__, 0)
+            row = await jobs.recover(request_id, options.terms(), tell)
+        finally:
+            going.left = True
         picture = await self._decoded(row)
         if isinstance(picture, SegmindError):
             raise picture
@@ -282,10 +301,12 @@ class Lane:
         jobs, *_ = self._open()
         return await jobs.credits(BALANCE_S)
 
-    async def _standing(self, ids: Sequence[int]) -> tuple[list[str], int]:
-        """The request_ids of those jobs that run on, and how many may have been accepted."""
+    async def _standing(self, going: _Run) -> tuple[list[str], int]:
+        """The request_ids of the jobs that run on, and how many more may have been accepted."""
+        while going.jobs() and not going.left:
+            await asyncio.sleep(0)
         _, _, journal, _ = self._open()
-        rows = [row for row in map(journal.row, ids) if row and row.state in RUNS_ON]
+        rows = [row for row in map(journal.row, going.jobs()) if row and row.state in RUNS_ON]
         known = [row.request_id for row in rows if row.request_id]
         return known, len(rows) - len(known)
 

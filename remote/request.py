@@ -102,11 +102,10 @@ class KleinRequest:
         """
         return _digest({"base_url": base_url, "slug": SLUG, "references": list(references), **self.body()})
 
-    def texts(self) -> list[tuple[str, str]]:
+    def texts(self) -> dict[str, str]:
         """Every text a person may have typed, by its name."""
         names = ("prompt", "negative_prompt", "aspect_ratio")
-        typed = [(name, getattr(self, name)) for name in names]
-        return typed + [("image_urls", url) for url in self.image_urls]
+        return {"image_urls": "\n".join(self.image_urls), **{name: getattr(self, name) for name in names}}
 
     def with_seed(self, seed: int) -> KleinRequest:
         return replace(self, seed=seed)

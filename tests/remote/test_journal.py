@@ -62,8 +62,28 @@ def test_a_dead_owner_is_followed_and_its_submit_is_unknown(two, now):
     now.time += 2
     taken = other.take(row.id)
     assert (taken.state, taken.owner) == ("UNKNOWN", other.owner)
-    one.not_sent(row.id)
-    assert one.row(row.id).state == "UNKNOWN"
+    one.not_sent(row.id)  # it was only slow, and now it has proof: the one who took over may send
+    assert not one.submitting(row.id, "d") and other.submitting(row.id, "d")
+
+
+def test_a_slow_senders_answer_counts_after_it_was_taken_for_dead(two, now):
+    one, other = two
+    for answer, state in ((one.accepted, "ACCEPTED"), (one.rejected, "REJECTED")):
+        row = one.claim(state, prompt="p", seed=1)
+        one.submitting(row.id, "d")
+        now.time += 11
+        assert other.take(row.id).state == "UNKNOWN"
+        answer(row.id, "request-1")
+        assert one.row(row.id).state == state
+
+
+def test_a_request_id_given_twice_is_not_taken_from_the_first(two):
+    one, other = two
+    first = accepted(one)
+    row = other.claim("g", prompt="p", seed=1)
+    other.submitting(row.id, "d")
+    other.accepted(row.id, "request-1")
+    assert (one.row(first.id).request_id, one.row(row.id).state) == ("request-1", "UNKNOWN")
 
 
 @pytest.mark.parametrize("end", ["failed", "rejected"])

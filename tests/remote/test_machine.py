@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from klein9b.remote.errors import NOTHING_SENT, Interrupted, OutcomeUnknown, SegmindError, StillRunning
-from klein9b.remote.lane import Options
+from klein9b.remote.lane import Options, _Run
 from klein9b.remote.worker import Worker
 from lanes import FastClock, make_lane, request, run, small_fake
 
@@ -41,6 +41,10 @@ class Process:
     def __init__(self, fake, directory, clock):
         self.worker = Worker()
         self.lane = make_lane(fake, directory, clock=clock, worker=self.worker)
+
+    def start(self, prompt):
+        """A run that nobody interrupts, under way."""
+        return self.worker.submit(self.lane._batch([request(str(prompt))], [], Options(), _Run([None])))
 
     def kill(self):
         """As kill -9 leaves things: nothing is written any more, no connection says goodbye."""
@@ -117,7 +121,7 @@ class Money(RuleBasedStateMachine):
         """kill -9 in the middle of a run, then the program again."""
         self.asked.add(prompt)
         victim = self.processes[process]
-        victim.worker.submit(victim.lane._batch([request(str(prompt))], [], Options(), [None]))
+        victim.start(prompt)
         time.sleep(seconds)
         victim.kill()
         self.processes[process] = self.process()
@@ -126,11 +130,7 @@ class Money(RuleBasedStateMachine):
     def both_at_once(self, prompt):
         """Two processes run the same inputs in the same moment."""
         self.asked.add(prompt)
-        lanes = [process.lane for process in self.processes]
-        futures = [
-            lane._worker.submit(lane._batch([request(str(prompt))], [], Options(), [None])) for lane in lanes
-        ]
-        for future in futures:
+        for future in [process.start(prompt) for process in self.processes]:
             future.result(60)
 
     @precondition(lambda self: not self.delivered)
