@@ -232,7 +232,9 @@ class Lane:
         except BaseException:
             work.cancel()
             raise
-        if work.done() and not work.cancelled():
+        if work.cancelled():  # the program is ending
+            raise explain.interrupted([], len(going.jobs()))
+        if work.done():
             return work.result()
         work.cancel()
         raise await self._interrupted(going)

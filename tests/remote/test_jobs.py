@@ -10,7 +10,8 @@ from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
 from klein9b.remote.errors import NOTHING_SENT
 from klein9b.remote.lane import Options, list_jobs
-from lanes import FastClock, a_lane, request, run, small_fake
+from klein9b.remote.worker import Worker
+from lanes import FastClock, a_lane, make_lane, request, run, small_fake
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 
@@ -139,11 +140,25 @@ def test_an_interrupt_frees_the_caller_and_the_accepted_job_is_kept(fake, lane, 
 
 
 def test_an_interrupt_before_the_submit_costs_nothing(fake, lane, tmp_path):
-    fake.script("submit", Fault.rate_limited(60.0), forever=True)
-    took, said = interrupt(lane, fake, lambda: fake.requests_to("submit"), request())
+    fake.script("submit", Fault.rate_limited(600.0), forever=True)
+
+    def refused_and_waiting():
+        return fake.submits and [row.state for row in list_jobs(tmp_path)] == ["PLANNED"]
+
+    took, said = interrupt(lane, fake, refused_and_waiting, request())
     assert took < 0.25 and said.money == NOTHING_SENT
     settled(fake, tmp_path, [])
     assert not fake.jobs
+
+
+def test_who_waits_for_a_place_and_leaves_is_never_submitted(fake, tmp_path):
+    fake.behaviour = Behaviour(run_seconds=0.5)
+    with a_lane(fake, tmp_path, in_flight=1) as lane:
+        _, said = interrupt(lane, fake, lambda: fake.jobs, *batch(3))
+        assert said.what.count(fake.jobs[0].request_id) == 1
+        settled(fake, tmp_path, ["KEPT"])
+        time.sleep(0.1)
+    assert fake.submits == 1
 
 
 def test_an_interrupt_in_the_middle_of_the_submit_says_that_it_may_be_charged(fake, lane, tmp_path):
@@ -179,6 +194,24 @@ def test_the_hosts_loop_may_die_while_a_job_runs(fake, lane, tmp_path):
     with pytest.raises(KeyError):
         asyncio.run(prompt())
     settled(fake, tmp_path, ["KEPT"])
+
+
+def test_the_end_of_the_worker_is_no_cancellation_error_for_the_host(fake, tmp_path):
+    """A CancelledError that reaches ComfyUI's prompt thread ends it for good."""
+    fake.behaviour = Behaviour(run_seconds=5.0)
+    worker = Worker()
+    lane = make_lane(fake, tmp_path, worker=worker)
+
+    async def node():
+        waiting = asyncio.ensure_future(lane.run([request()], [], Options()))
+        while not fake.jobs:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(worker.close)
+        await waiting
+
+    with pytest.raises(errors.Interrupted) as said:
+        asyncio.run(node())
+    assert "charged if it completes" in said.value.money
 
 
 def test_a_deadline_stops_the_waiting_and_a_later_run_picks_the_job_up(fake, lane):

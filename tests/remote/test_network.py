@@ -266,3 +266,32 @@ def test_one_word_about_ourselves():
     call(PUBLIC, "submit", request().prompt.encode(), transport=transport)
     assert seen[0].headers["user-agent"].startswith("comfyui-klein9b/")
     assert "x-initiator" not in seen[0].headers
+
+
+def test_a_submit_has_a_connection_of_its_own_and_looks_share_one():
+    """An idle connection that dies as we write would make a lost submit of one that never left."""
+    opened = []
+
+    async def serve(reader, writer):
+        opened.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async def calls():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        made = client(Hosts(api=base, storage=base, account=base))
+        counts = []
+        for call in (lambda: made.submit(b""), lambda: made.status("request-1")):
+            before = len(opened)
+            for _ in range(3):
+                assert isinstance(await call(), Rejection)
+            counts.append(len(opened) - before)
+        await made.aclose()
+        server.close()
+        return counts
+
+    assert asyncio.run(calls()) == [3, 1]
