@@ -102,7 +102,7 @@ class Client:
             return protocol.read_submit(await self._read(self._posts, request, timeout, JSON_BYTES))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
             return NotSent(_why(error))
-        except (httpx.HTTPError, asyncio.TimeoutError, TooLargeError) as error:
+        except Exception as error:  # whatever it was, the server may have the request
             return Unknown(_why(error))
 
     async def status(self, request_id: str) -> Status | Retry | Rejection:

@@ -48,9 +48,13 @@ class Proxied(httpx.AsyncBaseTransport):
 
     def _transport(self, proxy: str) -> httpx.AsyncHTTPTransport:
         if proxy not in self._transports:
-            self._transports[proxy] = httpx.AsyncHTTPTransport(
-                verify=self._tls, trust_env=False, limits=self._limits, proxy=proxy or None
-            )
+            try:
+                self._transports[proxy] = httpx.AsyncHTTPTransport(
+                    verify=self._tls, trust_env=False, limits=self._limits, proxy=proxy or None
+                )
+            except (ImportError, ValueError, httpx.InvalidURL):
+                kind = proxy.partition(":")[0]
+                raise httpx.ProxyError(f"the environment names a {kind} proxy that cannot be used") from None
         return self._transports[proxy]
 
     async def aclose(self) -> None:

@@ -98,6 +98,17 @@ def test_the_cap_stops_what_would_pass_it(fake, lane):
     assert len(fake.ledger) == 4
 
 
+def test_a_cap_binds_the_run_that_set_it_and_no_other(fake, lane):
+    async def both():
+        poor = lane.run([request()], [], Options(max_cost_usd=0.01))
+        rich = lane.run([request()], [], Options())
+        return await asyncio.gather(poor, rich, return_exceptions=True)
+
+    refused, picture = asyncio.run(both())
+    assert isinstance(refused, errors.SpendCapReached) and picture[0].receipt["cost_usd"]
+    assert len(fake.ledger) == 1
+
+
 def test_a_failed_job_gives_its_reservation_back(fake, lane):
     fake.behaviour = Behaviour.moderated()
     with pytest.raises(errors.JobFailed):
@@ -154,7 +165,11 @@ def test_an_interrupt_before_the_submit_costs_nothing(fake, lane, tmp_path):
 def test_who_waits_for_a_place_and_leaves_is_never_submitted(fake, tmp_path):
     fake.behaviour = Behaviour(run_seconds=0.5)
     with a_lane(fake, tmp_path, in_flight=1) as lane:
-        _, said = interrupt(lane, fake, lambda: fake.jobs, *batch(3))
+
+        def one_is_accepted():
+            return any(row.state == "ACCEPTED" for row in list_jobs(tmp_path))
+
+        _, said = interrupt(lane, fake, one_is_accepted, *batch(3))
         assert said.what.count(fake.jobs[0].request_id) == 1
         settled(fake, tmp_path, ["KEPT"])
         time.sleep(0.1)

@@ -5,11 +5,12 @@ import base64
 import contextlib
 import socket
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
 from fake_segmind import Fault
-from klein9b.remote.client import DOWNLOAD_HOSTS, Client, Timeouts
+from klein9b.remote.client import DOWNLOAD_HOSTS, VERSION, Client, Timeouts
 from klein9b.remote.errors import BadInput, DownloadRefused
 from klein9b.remote.keys import Hosts, Key
 from klein9b.remote.network import NotPublic, Proxied, PublicOnly, is_public
@@ -184,6 +185,14 @@ def test_a_connect_to_a_proxy_does_not_carry_the_key_and_its_refusal_is_not_a_su
     assert KEY.encode() not in b"".join(heard) and b"x-api-key" not in b"".join(heard).lower()
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used_is_a_sentence_and_nothing_is_sent(monkeypatch, proxy):
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    got = call(PUBLIC, "submit", b"{}")
+    assert isinstance(got, NotSent) and "proxy" in got.why
+
+
 def test_netrc_is_not_read(tmp_path, monkeypatch):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
@@ -266,6 +275,8 @@ def test_one_word_about_ourselves():
     call(PUBLIC, "submit", request().prompt.encode(), transport=transport)
     assert seen[0].headers["user-agent"].startswith("comfyui-klein9b/")
     assert "x-initiator" not in seen[0].headers
+    pyproject = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    assert f'version = "{VERSION}"' in pyproject
 
 
 def test_a_submit_has_a_connection_of_its_own_and_looks_share_one():
