@@ -25,78 +25,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
-SCHEMA_VERSION = 1
+from .schema import SCHEMA, SCHEMA_VERSION, Row
+
 PROMPT_START = 60
 LEASE_S = 10.0
 UNKNOWN_SETTLED_S = 60.0
+BUSY_S = 30.0
 AVERAGE_COST_USD = 0.0402  # published average for this model, 2026-08
 
 OPEN = ("PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
 UNBILLED = ("FAILED", "REJECTED")
-
-_SCHEMA = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY,
-    fingerprint TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    owner TEXT,
-    prompt_start TEXT NOT NULL,
-    seed INTEGER,
-    body_digest TEXT NOT NULL DEFAULT '',
-    request_id TEXT UNIQUE,
-    url TEXT NOT NULL DEFAULT '',
-    sha256 TEXT NOT NULL DEFAULT '',
-    note TEXT NOT NULL DEFAULT '',
-    budget TEXT NOT NULL DEFAULT '',
-    reserved_usd REAL NOT NULL DEFAULT 0,
-    cost_usd REAL,
-    remaining_usd REAL,
-    queue_s REAL,
-    inference_s REAL,
-    created_at REAL NOT NULL,
-    submitted_at REAL,
-    changed_at REAL,
-    UNIQUE (fingerprint, attempt)
-);
-CREATE INDEX jobs_by_budget ON jobs (budget);
-CREATE TABLE owners (owner TEXT PRIMARY KEY, beat_at REAL NOT NULL);
-CREATE TABLE uploads (
-    sha256 TEXT NOT NULL, host TEXT NOT NULL, url TEXT NOT NULL, uploaded_at REAL NOT NULL,
-    PRIMARY KEY (sha256, host)
-);
-"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One attempt. Times are Unix seconds; `cost_usd` None is unknown, which is not zero."""
-
-    id: int
-    fingerprint: str
-    attempt: int
-    state: str
-    owner: str | None
-    prompt_start: str
-    seed: int | None
-    body_digest: str
-    request_id: str | None
-    url: str
-    sha256: str
-    note: str
-    budget: str
-    reserved_usd: float
-    cost_usd: float | None
-    remaining_usd: float | None
-    queue_s: float | None
-    inference_s: float | None
-    created_at: float
-    submitted_at: float | None
-    changed_at: float | None
-
 
 _COLUMNS = ", ".join(field.name for field in fields(Row))
 
@@ -121,8 +62,9 @@ class Journal:
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time, lease_s: float = LEASE_S) -> None:
         self.owner = uuid.uuid4().hex
         self._now, self._lease_s = now, lease_s
-        self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
+        self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        _set_wal(self._db)
+        for pragma in ("synchronous=FULL", "fullfsync=ON"):
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate(path)
         path.chmod(0o600)
@@ -346,7 +288,7 @@ class Journal:
         with self._write() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";\n")):
+                for statement in filter(str.strip, SCHEMA.split(";\n")):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
@@ -396,3 +338,16 @@ class Journal:
     def _select(self, where: str, *values: object) -> Iterator[Row]:
         for found in self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values):
             yield Row(*found)
+
+
+def _set_wal(db: sqlite3.Connection) -> None:
+    """Switches to write-ahead logging; sqlite does not wait by itself while another process does the same."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)

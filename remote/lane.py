@@ -42,7 +42,7 @@ from .worker import Worker
 
 JOURNAL_FILE, VAULT_FOLDER = "jobs.sqlite", "results"
 WATCH_S = 0.1
-STANDING_TRIES = 10
+STANDING_S, STANDING_STEP_S = 0.14, 0.01
 RUNS_ON = ("SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
 BALANCE_S = 30.0
 
@@ -242,10 +242,11 @@ class Lane:
     async def _interrupted(self, going: _Run) -> SegmindError:
         """What becomes of the jobs, asked when nothing can be submitted any more so that it stays true."""
         asked = self._worker.submit(self._standing(going))
-        for _ in range(STANDING_TRIES):
+        until = time.monotonic() + STANDING_S
+        while time.monotonic() < until:
             if asked.done():
                 return explain.interrupted(*asked.result())
-            await asyncio.sleep(WATCH_S / 10)
+            await asyncio.sleep(STANDING_STEP_S)
         return explain.interrupted([], len(going.jobs()))
 
     # On the worker's thread

@@ -59,7 +59,7 @@ def test_two_processes_share_one_job(fake, tmp_path):
     fake.behaviour = Behaviour(run_seconds=1.0)
     children = [start(fake, tmp_path, name) for name in ("a", "b", "c")]
     outcomes = [outcome(*child) for child in children]
-    assert len({found["sha256"] for found in outcomes}) == 1, outcomes
+    assert len({found.get("sha256", str(found)) for found in outcomes}) == 1, outcomes
     assert len(fake.ledger) == fake.submits == 1
 
 

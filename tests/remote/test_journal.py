@@ -5,7 +5,8 @@ import sqlite3
 import threading
 
 import pytest
-from klein9b.remote.journal import AVERAGE_COST_USD, SCHEMA_VERSION, Journal, OverspendError
+from klein9b.remote.journal import AVERAGE_COST_USD, Journal, OverspendError
+from klein9b.remote.schema import SCHEMA_VERSION
 
 
 class Now:
@@ -226,12 +227,11 @@ def test_every_commit_reaches_the_disk(tmp_path):
 
 def test_many_threads_claim_one_row_and_one_sends(tmp_path):
     path, sent, rows = tmp_path / "j", [], set()
-    Journal(path).close()
     gate = threading.Barrier(8)
 
     def process():
+        gate.wait()
         with contextlib.closing(Journal(path)) as journal:
-            gate.wait()
             row = journal.claim("f", prompt="p", seed=1)
             rows.add(row.id)
             journal.take(row.id)
