@@ -31,6 +31,12 @@ EXPLAINED = {
         "SEGMIND_API_KEY and the three SEGMIND_*_URL variables: a key in the environment is in no workflow"
     ),
     ("remote/images.py", "base64"): "a reference image small enough travels inside the request as a data: URL",
+    ("remote/loose.py", "base64"): "some answers of the service carry the finished picture as base64 text",
+    ("remote/journal.py", "database"): "sqlite3.connect on the local file that records every paid job",
+    ("remote/network.py", "network"): (
+        "getproxies and proxy_bypass read the system's proxy settings; socket names a constant for the look-up that "
+        "refuses private addresses. All traffic itself is httpx's"
+    ),
 }
 
 
