@@ -4,12 +4,13 @@ import json
 import time
 
 import pytest
+from lanes import PACE, a_lane, run, small_fake
+
 from fake_segmind.scenarios import SCENARIOS, Ours
 from fake_segmind.settings import SLUG
 from klein9b.remote import errors
 from klein9b.remote.lane import Picture
 from klein9b.remote.request import KleinRequest
-from lanes import PACE, a_lane, run, small_fake
 
 pytest.importorskip("segmind")
 from fake_segmind import sdk
@@ -113,6 +114,7 @@ def test_status_and_result_are_asked_at_the_sdks_addresses(tmp_path):
 
 def test_an_upload_has_the_sdks_bytes(tmp_path, monkeypatch):
     import numpy as np
+
     from klein9b.remote import images
 
     photo = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
