@@ -127,6 +127,7 @@ class ReferenceStore:
             self._building = None
         self._entries[key] = entry
         self._in_use.add(key)
+        self._expected = max(0, self._expected - entry.nbytes)
         self._drop_over_budget()
         return entry
 

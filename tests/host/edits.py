@@ -29,6 +29,7 @@ def normal(*shape: int, seed: int):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@functools.cache
 def prompt(seed: int = 1, tokens: int = 512):
     return normal(1, tokens, CONTEXT, seed=seed)
 
@@ -52,7 +53,7 @@ def edit(
     latent=None,
     mask=None,
     cfg=1.0,
-    steps=4,
+    steps=2,
     sampler="euler",
     extra=None,
 ):
