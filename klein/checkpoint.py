@@ -61,7 +61,8 @@ class VaeKind(Enum):
 class DiffusionModel:
     """name: the file in words. Widths and counts are as read from the shapes, 0 where there are none.
 
-    bundled: a text encoder or VAE is in the same file. missing: tensors of FLUX.2 that the file lacks.
+    bundled: a text encoder or VAE is in the same file. missing: what FLUX.2 needs
+    and the file lacks.
     """
 
     path: Path
@@ -83,7 +84,7 @@ class DiffusionModel:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """context: width of the conditioning a FLUX.2 model gets from it, 0 where it fits none."""
+    """name: the file in words. context: width of what it gives a FLUX.2 model, 0 where it fits none."""
 
     path: Path
     kind: Encoder
@@ -96,7 +97,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class Vae:
-    """latent_channels: as the sampler sees them (FLUX.2: 32 channels in 2x2 patches are 128).
+    """name: the file in words. latent_channels: as the sampler sees them (FLUX.2: 32 in 2x2 patches are 128).
 
     encoder, decoder: channels of each half's first level (128 when full, less in the small decoder), 0 where
     that half is missing.
@@ -143,11 +144,11 @@ def inspect_text_encoder(path: str | os.PathLike[str]) -> TextEncoder:
     hidden = header.length(f"{stack}0.post_attention_layernorm.weight")
     name = text_encoder_name(header)
     kind = next((kind for kind in Encoder if kind.value == name), Encoder.OTHER)
-    fits_flux2 = kind is not Encoder.OTHER or name.startswith("Mistral-Small-3")
+    fits_flux2 = kind is not Encoder.OTHER or name == _LLAMA_LIKE[_DEV_ENCODER_WIDTH]
     return TextEncoder(
         path=header.path,
         kind=kind,
-        name=name or describe(header),
+        name=describe(header),
         hidden=hidden,
         layers=_count(header, stack),
         context=KLEIN_TAPS * hidden if fits_flux2 else 0,
@@ -281,14 +282,16 @@ _DIFFUSERS = _Names(
     signature="double_stream_modulation_img.linear.weight",
     flux1="transformer_blocks.0.norm1.linear.weight",
 )
-_NEITHER = _Names(Layout.OTHER, "", "", "", "", "", "")
+_NONE = "(none)"
+_NEITHER = _Names(Layout.OTHER, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE)
 _BY_CONTEXT = {12288: Family.KLEIN_9B, 7680: Family.KLEIN_4B, 15360: Family.FLUX2_DEV}
 _T5_WIDTH = 4096
 _DECODER_WIDENING = 4  # channel multiplier between the first and the last level of a KL autoencoder
 
 _QWEN3 = {4096: "Qwen3-8B", 2560: "Qwen3-4B", 2048: "Qwen3-1.7B", 1024: "Qwen3-0.6B"}
 _QWEN25 = {2048: "Qwen2.5-VL-3B", 3584: "Qwen2.5-VL-7B"}
-_LLAMA_LIKE = {5120: "Mistral-Small-3", 3072: "Ministral-3-3B", 4096: "Llama-3-8B"}
+_DEV_ENCODER_WIDTH = 5120
+_LLAMA_LIKE = {_DEV_ENCODER_WIDTH: "Mistral-Small-3", 3072: "Ministral-3-3B", 4096: "Llama-3-8B"}
 _ENCODER_KEYS = (
     ("text_model.encoder.layers.30.mlp.fc1.weight", "CLIP-G"),
     ("text_model.encoder.layers.22.mlp.fc1.weight", "CLIP-H"),

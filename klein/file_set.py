@@ -132,13 +132,10 @@ def _check_encoder(encoder: TextEncoder) -> TextEncoder:
 
 def _encoder_words(encoder: TextEncoder) -> str:
     if encoder.kind is Encoder.QWEN3_VL_8B:
-        return "the text encoder Qwen3-VL-8B, whose width fits but whose weights Klein was not trained on"
+        return f"{encoder.name}, whose width fits but whose weights Klein was not trained on"
     if encoder.kind is Encoder.QWEN3_4B:
-        return f"the text encoder Qwen3-4B (width {encoder.context}, for FLUX.2 [klein] 4B)"
-    if encoder.context:
-        return f"the text encoder {encoder.name} (width {encoder.context})"
-    is_named = encoder.hidden and not encoder.name.startswith("a ")
-    return f"the text encoder {encoder.name}" if is_named else encoder.name
+        return f"{encoder.name} (width {encoder.context}, for FLUX.2 [klein] 4B)"
+    return f"{encoder.name} (width {encoder.context})" if encoder.context else encoder.name
 
 
 def _check_vae(vae: Vae) -> Vae:

@@ -20,6 +20,7 @@ _MAX_INT_DIGITS = 20  # 2**64 has 20; longer ones are hostile and slow to parse
 _MAX_DIMS = 64  # as many as torch itself allows
 _SNIFFED_BYTES = 256
 _SMALL_TENSOR_BYTES = 4096
+_ZIP = b"PK\x03\x04"
 
 BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
@@ -93,7 +94,8 @@ def parse_header(file: BinaryIO, path: Path, file_size: int) -> Header:
     """As read_header, from an open file at its beginning; reads 8 bytes plus the header."""
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES:
+    is_zip = prefix.startswith(_ZIP) and 8 + length > file_size  # its first bytes can pass for a length
+    if len(prefix) < 8 or not 2 <= length <= MAX_HEADER_BYTES or is_zip:
         raise UnreadableFile(path, _what_it_is(prefix + file.read(_SNIFFED_BYTES)))
     if 8 + length > file_size:
         raise UnreadableFile(path, f"is cut short (a header of {length:,} bytes, a file of {file_size:,})")
@@ -188,7 +190,7 @@ def _what_it_is(start: bytes) -> str:
         return "is empty"
     if start.startswith(b"GGUF"):
         return "is a GGUF file, which only a GGUF loader node reads"
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    if start.startswith((_ZIP, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "is a PyTorch pickle (.pt, .ckpt), not safetensors"
     if text.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, a few lines of text in place of the weights"

@@ -41,6 +41,9 @@ MAX_ETA = 0.9999
 ANCHOR_BELOW_H = 0.5
 ANCHOR_ABOVE_SIGMA = 0.03
 
+# Float32 schedules may miss 1 by a unit in the last place.
+ROUNDING = 1e-6
+
 _SERIES_BELOW = 0.1
 _SERIES_TERMS = 12
 
@@ -141,9 +144,7 @@ class Res2sCoefficients:
     weight: float
 
 
-def res_2s_coefficients(
-    sigma: float, sigma_next: float, final_step: str, sigma_min: float
-) -> Res2sCoefficients:
+def res_2s_coefficients(sigma: float, sigma_next: float, final_step: str, sigma_min: float) -> Res2sCoefficients:
     """The numbers of one res_2s step; a step to 0 has rho 0, so x itself drops out of it."""
     if sigma_next > 0:
         h = math.log(sigma / sigma_next)
@@ -213,9 +214,7 @@ class _AncestralNoise:
         d = (x - x_next) / (sigma - sigma_next)
         return self._renew(x - sigma * d, d, sigma, sigma_next)
 
-    def _renew(
-        self, denoised: torch.Tensor, d: torch.Tensor, sigma: float, sigma_next: float
-    ) -> torch.Tensor:
+    def _renew(self, denoised: torch.Tensor, d: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
         """x at sigma_next on the line denoised + sigma d, the share eta of its noise drawn afresh."""
         sigma_up = min(self.eta, MAX_ETA) * sigma_next
         kept = math.sqrt(sigma_next**2 - sigma_up**2)
@@ -228,7 +227,7 @@ def _ancestral_noise(
 ) -> _AncestralNoise | None:
     if eta == 0:
         return None
-    if max(schedule, default=0.0) > 1:
+    if max(schedule, default=0.0) > 1 + ROUNDING:
         raise ValueError(
             f"eta is {eta} and the schedule starts at sigma {max(schedule)}, but eta above 0 is defined for "
             "flow-matching models, whose sigmas never exceed 1: set eta to 0 for this model."
@@ -262,7 +261,7 @@ def _integrate(
 
 def _read_sigmas(sigmas: torch.Tensor) -> list[float]:
     values = [float(sigma) for sigma in sigmas.tolist()]
-    for i, sigma in enumerate(values[:-1]):
+    for i, sigma in enumerate(values):
         if not (math.isfinite(sigma) and (sigma > 0 or not any(values[i:]))):
             raise ValueError(
                 f"Sigma {i} of the schedule is {sigma}, but every sigma before the final 0 must be above 0: "

@@ -29,7 +29,7 @@ JUMP_TOKENS = 4300
 def klein_sigmas(
     steps: int, tokens: int, denoise: float = 1.0, shift: str = "flux2", mu: float = FIXED_MU
 ) -> torch.Tensor:
-    """Sigmas [steps + 1] from 1 to 0, float32 on the CPU.
+    """Sigmas [steps + 1] from 1 (or the float32 below it) to 0, float32 on the CPU.
 
     shift: "flux2" is BFL's mu, "smooth" the same without its jump at 4300 tokens, "fixed" the given mu.
     denoise: below 1, the last ``steps`` steps of a schedule of int(steps / denoise), as in ComfyUI's own
@@ -67,7 +67,7 @@ def smooth_mu(tokens: int, steps: int) -> float:
 
     A larger image must not get less noise than a smaller one at the same step, so mu must not fall as
     tokens grow, and of the continuous curves that obey, this is the lowest that agrees with BFL on both
-    sides: it departs only between the jump and the crossing (10937 tokens, 2.8 megapixels, at 4 steps),
+    sides: it departs only between the jump and the crossing (10940 tokens, 2.8 megapixels, at 4 steps),
     where it repeats a value BFL uses for that number of steps. Steps count up to 200, the end of BFL's fit.
     """
     level = empirical_mu(min(tokens, JUMP_TOKENS), min(steps, 200))
@@ -75,9 +75,9 @@ def smooth_mu(tokens: int, steps: int) -> float:
 
 
 def shifted_sigmas(steps: int, mu: float) -> torch.Tensor:
-    """Sigmas [steps + 1] from 1 to 0 at shift mu, float32 on the CPU."""
+    """Sigmas [steps + 1] from 1 to 0 at shift mu, float32 on the CPU, in the operations of Flux2Scheduler."""
     t = torch.linspace(1, 0, steps + 1)
-    # t = 0 makes 1/t infinite and its sigma exactly 0. Float32 from here on, as in Flux2Scheduler.
+    # At t = 0, 1/t is infinite and sigma exactly 0.
     return math.exp(mu) / (math.exp(mu) + (1 / t - 1))
 
 

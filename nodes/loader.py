@@ -30,8 +30,8 @@ class LoadedKlein:
         model = self.files.diffusion_model
         return (
             f"Klein 9B {self.variant.name} ({self.variant.source})\n"
-            f"{model.double_blocks} + {model.single_blocks} blocks, width {model.hidden}, {model.weights.name}\n"
-            f"text encoder {self.files.text_encoder.weights.name}, {self.files.vae.name}"
+            f"{model.double_blocks} + {model.single_blocks} blocks, width {model.hidden}, {model.weights}\n"
+            f"text encoder {self.files.text_encoder.weights}, {self.files.vae.name}"
         )
 
 

@@ -45,7 +45,10 @@ def flux2(hidden, context, double, single, guidance=False, dtype="BF16", prefix=
         "final_layer.linear.weight": [128, hidden],
     }
     if guidance:
-        shapes |= {"guidance_in.in_layer.weight": [hidden, 256], "guidance_in.out_layer.weight": [hidden, hidden]}
+        shapes |= {
+            "guidance_in.in_layer.weight": [hidden, 256],
+            "guidance_in.out_layer.weight": [hidden, hidden],
+        }
     for i in range(double):
         for stream in ("img", "txt"):
             block = f"double_blocks.{i}.{stream}"
@@ -63,8 +66,8 @@ def flux2(hidden, context, double, single, guidance=False, dtype="BF16", prefix=
 
 def block_matrices(tensors):
     """The layers official releases quantise: every matrix inside a block."""
-    return [name[:-7] for name, (_, shape) in tensors.items()
-            if name.endswith(".weight") and len(shape) == 2 and ("_blocks." in name or ".layers." in name)]  # fmt: skip
+    matrices = [name for name, (_, shape) in tensors.items() if name.endswith(".weight") and len(shape) == 2]
+    return [name.removesuffix(".weight") for name in matrices if "_blocks." in name or ".layers." in name]
 
 
 def as_fp8(tensors, layers, dtype="F8_E4M3", input_scale=True):

@@ -33,6 +33,6 @@ def models(tmp_path_factory):
 def host(checkout, models, tmp_path_factory):
     base = tmp_path_factory.mktemp("comfy")
     (base / "models").symlink_to(models)
-    standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=256)
-    with Host(checkout, base, folder_name="Klein pack, any name") as running:
+    standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=128)
+    with Host(checkout, base, folder_name="ComfyUI-some.other_name") as running:
         yield running

@@ -77,7 +77,7 @@ class Host:
         self.port = free_port()
         command = [sys.executable, str(LAUNCHER), str(self.checkout), "--cpu", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
-        command += ["--disable-api-nodes", *self.arguments]
+        command += ["--disable-api-nodes", "--fp32-text-enc", *self.arguments]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=os.environ | self.environment, start_new_session=True

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from host.graphs import klein, node
+from host.graphs import klein
 from host.server import HostError
 
 pytestmark = pytest.mark.host
@@ -13,8 +13,8 @@ NODES = ("Klein9BLoader", "Klein9BReferences", "Klein9BScheduler", "Klein9BSampl
 
 
 def encodes(host):
-    entry = host.run({"count": node("ProbeVaeEncodes")})
-    return int(entry["outputs"]["count"]["text"][0])
+    """How often a VAE has encoded. Not a graph: the host drops models that the latest graph does not use."""
+    return len(host.get("/klein9b_probe/vae_encodes"))
 
 
 def picture(host, graph):
@@ -25,7 +25,7 @@ def picture(host, graph):
 def test_the_pack_loads_under_any_folder_name(host):
     log = host.log()
     assert "IMPORT FAILED" not in log and "Cannot import" not in log
-    assert "Klein pack, any name" in log.split("Import times for custom nodes:")[1]
+    assert "ComfyUI-some.other_name" in log.split("Import times for custom nodes:")[1]
     known = host.get("/object_info")
     assert all(name in known for name in NODES)
 
@@ -34,7 +34,7 @@ def test_its_help_pages_are_served(host):
     import urllib.parse
     import urllib.request
 
-    folder = urllib.parse.quote("Klein pack, any name")
+    folder = urllib.parse.quote("ComfyUI-some.other_name")
     for name in NODES:
         with urllib.request.urlopen(f"{host.url}/extensions/{folder}/docs/{name}.md") as page:
             assert page.read().startswith(b"# Klein 9B")
@@ -47,14 +47,14 @@ def test_text_to_image(host):
 def test_two_references_move_the_picture(host):
     one = picture(host, klein(["image_1.png", "image_2.png"]))
     swapped = picture(host, klein(["image_1.png", "image_3.png"]))
-    assert one.shape == swapped.shape == (256, 256, 3)
-    assert np.abs(one.astype(int) - swapped.astype(int)).mean() > 1
+    assert one.shape == swapped.shape == (128, 128, 3)
+    assert np.abs(one.astype(int) - swapped.astype(int)).mean() > 0.1
 
 
 def test_the_same_seed_gives_the_same_bytes(host):
     first = picture(host, klein(["image_1.png"], seed=3))
     host.run(klein(["image_1.png"], seed=4))
-    assert np.array_equal(picture(host, klein(["image_1.png"], seed=3) | {"again": node("ProbeVaeEncodes")}), first)
+    assert np.array_equal(picture(host, klein(["image_1.png"], seed=3)), first)
 
 
 @pytest.mark.parametrize("final_step", ["sigma_min", "denoise", "extrapolate"])
@@ -73,9 +73,9 @@ def test_a_changed_prompt_or_seed_encodes_nothing(host):
 
 
 def test_odd_sizes_come_back_at_the_originals_size(host):
-    Image.open(host.base / "input" / "image_2.png").resize((251, 173)).save(host.base / "input" / "odd.png")
+    Image.open(host.base / "input" / "image_2.png").resize((141, 93)).save(host.base / "input" / "odd.png")
     for fit in ("bfl", "pad"):
-        assert picture(host, klein(["odd.png"], fit=fit)).shape == (173, 251, 3)
+        assert picture(host, klein(["odd.png"], fit=fit)).shape == (93, 141, 3)
 
 
 def test_a_wrong_file_is_one_sentence(host):

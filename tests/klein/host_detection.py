@@ -1,7 +1,7 @@
 """Runs in its own process: what ComfyUI itself makes of the headers in the given files, as JSON lines.
 
 usage: python host_detection.py <ComfyUI checkout> <file>...
-CPU-only wheels of torchvision and torchaudio may fail to import; detection needs neither, so both are stubbed.
+CPU-only wheels of torchvision and torchaudio may fail to import; detection needs neither, so both are stubs.
 """
 
 import importlib.abc
@@ -27,15 +27,25 @@ class StubbedMedia(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def meta_tensors(path):
+    """By hand, since safe_open maps the whole file and 64 GB of holes need not fit the machine."""
     import torch
-    from safetensors import safe_open
 
-    sizes = {}
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():
-            entry = file.get_slice(name)
-            sizes[name] = torch.empty(entry.get_shape(), dtype=torch.bfloat16, device="meta")
-    return sizes
+    with open(path, "rb") as file:
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    metadata = entries.pop("__metadata__", None)
+    dtypes = {"F32": torch.float32, "F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8, "I8": torch.int8}
+    sd = {
+        name: torch.empty(entry["shape"], dtype=dtypes.get(entry["dtype"], torch.bfloat16), device="meta")
+        for name, entry in entries.items()
+    }
+    return sd, metadata
+
+
+def marked_layers(sd, metadata):
+    import comfy.utils
+
+    converted, _ = comfy.utils.convert_old_quants(dict(sd), "", metadata=metadata)
+    return sum(name.endswith(".comfy_quant") for name in converted)
 
 
 def unet(sd):
@@ -81,9 +91,10 @@ def main():
     import comfy.sd
 
     for path in files:
-        sd = meta_tensors(path)
+        sd, metadata = meta_tensors(path)
         kind = comfy.sd.detect_te_model(sd)
         row = {"file": path, "unet": unet(sd), "te": kind and kind.name, "diffusers": diffusers_names(sd)}
+        row["marked"] = marked_layers(sd, metadata)
         if "decoder.conv_in.weight" in sd and "encoder.conv_in.weight" in sd:
             row["vae"] = vae(sd)
         print(json.dumps(row), file=sys.stdout, flush=True)

@@ -75,7 +75,10 @@ RESTRICTED = b"Access to model black-forest-labs/FLUX.2-klein-9B is restricted. 
     [
         (b"", "is empty"),
         (b"GGUF\x03\0\0\0" + bytes(40), "is a GGUF file, which only a GGUF loader node reads"),
-        (b"PK\x03\x04\x14\0\0\0\x08\x08archive/data.pkl", "is a PyTorch pickle (.pt, .ckpt), not safetensors"),
+        (
+            b"PK\x03\x04\x14\0\0\0\x08\x08archive/data.pkl",
+            "is a PyTorch pickle (.pt, .ckpt), not safetensors",
+        ),
         (PICKLE, "is a PyTorch pickle (.pt, .ckpt), not safetensors"),
         (b"<!DOCTYPE html><html>", "is a web page saved under this name, not weights"),
         (b"\n <html lang='en'>", "is a web page saved under this name, not weights"),
@@ -93,7 +96,8 @@ RESTRICTED = b"Access to model black-forest-labs/FLUX.2-klein-9B is restricted. 
         (raw(b"[1, 2]"), "is not a safetensors file (its header is not a JSON object)"),
         (raw(b'{"a": '), "is damaged (its safetensors header is not valid JSON)"),
         (raw(b'{"a":' + b"[" * 100_000), "is damaged (its safetensors header is not valid JSON)"),
-        (raw(b'{"a":' + b"9" * 100_000 + b"}"), "is damaged (its safetensors header is not valid JSON)"),
+        (raw(b'{"a":' + b"9" * 4000 + b"}"), "is damaged (its safetensors header is not valid JSON)"),
+        (raw(b'{"a": NaN}'), "is damaged (its safetensors header is not valid JSON)"),
         (raw({"__metadata__": {"a": 1}}), "is damaged (its header's metadata are not plain strings)"),
         (raw({"a": 1}), "is damaged (its header describes 'a' wrongly)"),
         (
@@ -120,6 +124,16 @@ def test_what_a_file_is_instead(tmp_path, start, found):
     with pytest.raises(UnreadableFile) as error:
         read_header(path)
     assert (error.value.found, str(error.value)) == (found, f"it.safetensors {found}.")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_torch_saves_is_a_pickle(tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "it.pt"
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnreadableFile, match="is a PyTorch pickle"):
+        read_header(path)
 
 
 def test_a_file_cut_short_says_how_much_is_there(tmp_path):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from klein9b.klein.samplers import (
     FINAL_STEPS,
     FLUX2_SIGMA_MIN,
@@ -19,7 +21,6 @@ from klein9b.klein.samplers import (
     seeded_noise_sampler,
 )
 from klein9b.klein.schedule import klein_sigmas
-from torch.utils._python_dispatch import TorchDispatchMode
 
 # Rounding of some tens of float64 operations on values of size 1.
 EXACT64 = 1e-12
@@ -175,9 +176,7 @@ def test_res_2s_with_noise_equals_the_reference(sigmas, eta, final_step, dtype, 
         noises.append(start(dtype, seed=100 + len(noises)))
         return noises[-1]
 
-    result = sample_res_2s(
-        Model(), x, sigmas, disable=True, eta=eta, final_step=final_step, noise_sampler=recorded
-    )
+    result = sample_res_2s(Model(), x, sigmas, disable=True, eta=eta, final_step=final_step, noise_sampler=recorded)
     drawn = [noise.double().numpy() for noise in noises]
     expected = res_2s_reference(x.double().numpy(), sigmas, final_step, eta=eta, noises=drawn)
     assert error(result, expected) <= tolerance
@@ -384,6 +383,8 @@ def test_default_noise_takes_every_seed_the_host_can_send(seed):
         ({}, [1, 0, 0.5], "Sigma 1 of the schedule is 0.0, but every sigma before the final 0"),
         ({}, [-1, 0], "Sigma 0 of the schedule is -1.0"),
         ({}, [1, float("nan"), 0], "Sigma 1 of the schedule is nan"),
+        ({}, [1, float("inf")], "Sigma 1 of the schedule is inf"),
+        ({}, [1, -0.5], "Sigma 1 of the schedule is -0.5"),
     ],
 )
 def test_what_has_no_meaning_is_refused_before_the_model_runs(options, sigmas, sentence):

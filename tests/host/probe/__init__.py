@@ -5,7 +5,9 @@ from pathlib import Path
 
 import comfy.sd
 import torch
+from aiohttp import web
 from comfy_api.v0_0_2 import ComfyExtension, io
+from server import PromptServer
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from standins.text_encoder import shrink_qwen3_8b
@@ -62,31 +64,15 @@ class ProbeLatent(io.ComfyNode):
         return io.NodeOutput(ui={"text": [str(tuple(latent["samples"].shape))]})
 
 
-class ProbeVaeEncodes(io.ComfyNode):
-    """Reports how often any VAE has encoded since this process started."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="ProbeVaeEncodes",
-            inputs=[],
-            outputs=[],
-            is_output_node=True,
-            not_idempotent=True,
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls) -> float:
-        return float("nan")
-
-    @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(ui={"text": [str(len(VAE_ENCODES))]})
+@PromptServer.instance.routes.get("/klein9b_probe/vae_encodes")
+async def vae_encodes(_request: web.Request) -> web.Response:
+    """Pixel shapes of every VAE encode since this process started."""
+    return web.json_response(VAE_ENCODES)
 
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ProbeConditioning, ProbeLatent, ProbeVaeEncodes]
+        return [ProbeConditioning, ProbeLatent]
 
 
 async def comfy_entrypoint() -> ProbeExtension:
