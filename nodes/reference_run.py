@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,20 +120,11 @@ class SamplingRun:
             self.refused = reason
             log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", reason)
 
-    def rows(self, model: Any, latents: list[Tensor], dtype: torch.dtype, options: dict[str, Any]) -> ReferenceRows:
-        host = host_functions({k: v for k, v in options.items() if k == "optimized_attention_override"})
-        attention = identity(options.get("optimized_attention_override"))
-        positions = repr(sorted((options.get("rope_options") or {}).items()))
-
-        def position(latent: Tensor, index: int) -> PositionedReference:
-            place = (index + 1) * model.params.ref_index_scale
-            return PositionedReference(*model.process_img(latent, index=place, transformer_options=options))
-
-        def compute(tokens: Tensor, ids: Tensor) -> Iterator[KeyValue]:
-            return reference_keys_values(model, tokens, ids, host)
-
-        latents = [latent.to(dtype) for latent in latents]
-        return self.references.entries(latents, (self.weights, attention, positions), position, compute)
+    def rows(
+        self, model: Any, latents: list[Tensor], dtype: torch.dtype, options: dict[str, Any]
+    ) -> ReferenceRows:
+        """One entry for each row of the batch, found or computed."""
+        return find_or_compute(self.references, model, [r.to(dtype) for r in latents], self.weights, options)
 
     def within_memory(self, evaluate: Callable[[], Tensor]) -> Tensor | None:
         """Tries with what is on the device, then with everything in RAM, then leaves it to the stock path."""
@@ -158,6 +149,24 @@ class SamplingRun:
         text = describe(self.references.report, self.memory.store.held_bytes, self.settings)
         log.info("Klein 9B Reference Cache: %s", text.replace("\n", ", "))
         self.settings.show(text)
+
+
+def find_or_compute(
+    run: ReferenceRun, model: Any, latents: list[Tensor], weights: Hashable, options: dict[str, Any]
+) -> ReferenceRows:
+    """Keys and values of reference latents (batch, 128, height, width), placed as the host places them."""
+    override = options.get("optimized_attention_override")
+    host = host_functions({} if override is None else {"optimized_attention_override": override})
+    positions = repr(sorted((options.get("rope_options") or {}).items()))
+
+    def position(latent: Tensor, index: int) -> PositionedReference:
+        place = (index + 1) * model.params.ref_index_scale
+        return PositionedReference(*model.process_img(latent, index=place, transformer_options=options))
+
+    def compute(tokens: Tensor, ids: Tensor) -> Iterator[KeyValue]:
+        return reference_keys_values(model, tokens, ids, host)
+
+    return run.entries(latents, (weights, identity(override), positions), position, compute)
 
 
 class Appended:
