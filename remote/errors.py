@@ -14,7 +14,7 @@ Each message is three sentences: what happened, whether money was spent, what to
 where there is one. Raise with `from None` when the cause is a transport error: its text may hold headers.
 """
 
-# ruff: noqa: N818 (the names say what happened; SegmindError says that they are errors)
+
 
 from __future__ import annotations
 

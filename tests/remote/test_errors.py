@@ -1,4 +1,5 @@
 import pytest
+
 from klein9b.remote import errors
 from klein9b.remote.errors import BadInput, DownloadRefused, Rejected, SegmindError
 

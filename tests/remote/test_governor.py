@@ -7,6 +7,7 @@ import pytest
 import virtual_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from klein9b.remote.governor import Governor, Priority
 from klein9b.remote.pacing import Cadence, Eta
 

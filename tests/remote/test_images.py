@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin
+
 from klein9b.remote.errors import BadInput, DownloadRefused
 from klein9b.remote.images import data_url, decode, encode
-from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin
 
 quick = settings(deadline=None, max_examples=150)
 JPEG_STEP = 0.03  # a smooth picture at quality 95 comes back within 8 of 255

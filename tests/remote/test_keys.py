@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from klein9b.remote.errors import BadInput, MissingKey
 from klein9b.remote.keys import Hosts, Key, RedactingFilter, load_key, looks_like_key, redact, refuse_secrets
 

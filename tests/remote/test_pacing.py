@@ -8,6 +8,7 @@ import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from klein9b.remote.pacing import FIRST_ETA_S, Cadence, Eta, backoff, retry_hint
 
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=timezone.utc)

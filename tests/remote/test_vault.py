@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from klein9b.remote import vault as vault_module
 from klein9b.remote.vault import Vault
 

@@ -1,0 +1,106 @@
+// Writes workflows/*.json, their API twins and their thumbnails from the specs, all by the real frontend.
+// Usage: node build_workflows.mjs URL OUTPUT_FOLDER VERSION HOST_VERSION
+import fs from "node:fs";
+import path from "node:path";
+import { openFrontend } from "./page.mjs";
+import { WORKFLOWS } from "./workflow_specs.mjs";
+
+const [url, output, version, hostVersion] = process.argv.slice(2);
+
+// Runs in the page: builds one graph from its spec and returns both formats.
+async function build({ spec, version, hostVersion }) {
+  const { app, LiteGraph } = window;
+  await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], last_node_id: 0, last_link_id: 0 }, true, true, null);
+  const made = {};
+  for (const one of spec.nodes) {
+    const node = LiteGraph.createNode(one.type);
+    if (!node) throw new Error(`no node type ${one.type}`);
+    app.graph.add(node);
+    made[one.id] = node;
+    node.pos = [...one.pos];
+    if (one.title) node.title = one.title;
+    const own = one.type.startsWith("Klein9B") || one.type.startsWith("Segmind");
+    node.properties.cnr_id = own ? "klein9b" : "comfy-core";
+    node.properties.ver = own ? version : hostVersion;
+    if (one.models) node.properties.models = one.models;
+    for (const [name, value] of Object.entries(one.widgets ?? {})) {
+      const widget = name === "" ? node.widgets[0] : node.widgets.find((w) => w.name === name);
+      if (!widget) throw new Error(`${one.type} has no widget ${name}, only ${node.widgets.map((w) => w.name)}`);
+      widget.value = value;
+      widget.callback?.(value, app.canvas, node);
+    }
+  }
+  for (const one of spec.nodes) {
+    for (const [input, [from, output]] of Object.entries(one.from ?? {})) {
+      const source = made[from], target = made[one.id];
+      const slot = source.outputs.findIndex((o) => o.name === output);
+      const index = target.inputs.findIndex((i) => i.name === input);
+      if (slot < 0) throw new Error(`${from} has no output ${output}, only ${source.outputs.map((o) => o.name)}`);
+      if (index < 0) throw new Error(`${one.type} has no input ${input}, only ${target.inputs.map((i) => i.name)}`);
+      source.connect(slot, target, index);
+      await new Promise((done) => setTimeout(done, 20));
+    }
+  }
+  for (const one of spec.nodes) {
+    const least = made[one.id].computeSize();
+    made[one.id].setSize([Math.max(one.size[0], least[0]), Math.max(one.size[1], least[1])]);
+  }
+  for (const title of new Set(spec.nodes.map((one) => one.group).filter(Boolean))) {
+    const inside = spec.nodes.filter((one) => one.group === title).map((one) => made[one.id]);
+    const left = Math.min(...inside.map((n) => n.pos[0])) - 20, top = Math.min(...inside.map((n) => n.pos[1])) - 85;
+    const group = new LiteGraph.LGraphGroup(title);
+    group.pos = [left, top];
+    group.size = [Math.max(...inside.map((n) => n.pos[0] + n.size[0])) + 20 - left, Math.max(...inside.map((n) => n.pos[1] + n.size[1])) + 20 - top];
+    app.graph.add(group);
+  }
+}
+
+// Runs in the page: replaces what only the thumbnail shows, and returns both formats.
+async function save({ spec }) {
+  const { app } = window;
+  const nodes = app.graph.nodes;
+  spec.nodes.forEach((one, i) => {
+    for (const [name, value] of Object.entries(one.placeholder ?? {})) nodes[i].widgets.find((w) => w.name === name).value = value;
+  });
+  return { ui: app.graph.serialize(), api: (await app.graphToPrompt()).output };
+}
+
+// Runs in the page: fits the graph between the menus and returns where it lies.
+function frame() {
+  const { app } = window;
+  const boxes = [...app.graph.nodes.map((n) => n.getBounding()), ...app.graph.groups.map((g) => [...g.pos, ...g.size])];
+  const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
+  const width = Math.max(...boxes.map((b) => b[0] + b[2])) - left, height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
+  const room = { x: 80, y: 110, width: innerWidth - 110, height: innerHeight - 190 };
+  const scale = Math.min(room.width / width, room.height / height);
+  const canvas = app.canvas.canvas.getBoundingClientRect();
+  app.canvas.ds.scale = scale;
+  app.canvas.ds.offset = [(room.x - canvas.left) / scale - left, (room.y - canvas.top) / scale - top];
+  app.canvas.setDirty(true, true);
+  return { x: room.x - 10, y: room.y - 10, width: width * scale + 20, height: height * scale + 20 };
+}
+
+const KEPT = ["id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties", "widgets_values"];
+
+function tidy(ui) {
+  for (const node of ui.nodes) {
+    for (const key of Object.keys(node)) if (!KEPT.includes(key)) delete node[key];
+    node.pos = node.pos.map(Math.round);
+    node.size = Array.from(node.size, Math.round);
+  }
+  return { ...ui, extra: { ds: { scale: 0.6, offset: [60, 120] }, frontendVersion: ui.extra?.frontendVersion } };
+}
+
+const { browser, page } = await openFrontend(url);
+page.on("pageerror", (error) => { throw error; });
+fs.mkdirSync(path.join(output, "api"), { recursive: true });
+for (const spec of WORKFLOWS) {
+  await page.evaluate(build, { spec, version, hostVersion });
+  const clip = await page.evaluate(frame);
+  await page.waitForTimeout(2000);
+  await page.screenshot({ path: path.join(output, `${spec.name}.jpg`), type: "jpeg", quality: 85, clip });
+  const { ui, api } = await page.evaluate(save, { spec });
+  fs.writeFileSync(path.join(output, `${spec.name}.json`), JSON.stringify(tidy(ui), null, 2) + "\n");
+  fs.writeFileSync(path.join(output, "api", `${spec.name}.json`), JSON.stringify(api, null, 2) + "\n");
+}
+await browser.close();

@@ -1,0 +1,50 @@
+"""Rewrites workflows/ from tests/browser/workflow_specs.mjs with the real frontend.
+
+Usage: build_workflows.py MODELS_FOLDER OUTPUT_FOLDER
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import tomllib
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import standins
+from host.checkout import PACK, find_checkout
+from host.conftest import PHOTOGRAPHS
+from host.server import Host
+
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.47.10",
+    "Comfy.Minimap.Visible": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+    "Comfy.Validation.Workflows": True,
+}
+
+
+def main() -> None:
+    models, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    version = tomllib.loads((PACK / "pyproject.toml").read_text())["project"]["version"]
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        (base / "models").symlink_to(models)
+        standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=512)
+        settings = base / "user" / "default" / "comfy.settings.json"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(json.dumps(SETTINGS))
+        with Host(find_checkout(), base, probe=False) as host:
+            script = Path(__file__).with_name("build_workflows.mjs")
+            host_version = host.get("/system_stats")["system"]["comfyui_version"]
+            subprocess.run(
+                ["node", str(script), host.url, str(output), version, host_version], check=True, env=os.environ
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+// A page of the real frontend in headless Chromium, with settings that make it repeatable.
+import { createRequire } from "node:module";
+
+const require = createRequire(process.env.PLAYWRIGHT_FOLDER + "/");
+const { chromium } = require("playwright-core");
+
+const QUIET = [
+  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync",
+];
+
+export async function openFrontend(url, { width = 1800, height = 1000 } = {}) {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: QUIET,
+  });
+  const page = await browser.newPage({ viewport: { width, height } });
+  await page.goto(url);
+  await page.waitForFunction(
+    () => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100,
+    null, { timeout: 120000 },
+  );
+  return { browser, page };
+}

@@ -1,0 +1,123 @@
+// What each shipped workflow is made of. The frontend itself turns a spec into the file people open.
+const HUB = "https://huggingface.co";
+const QWEN = "qwen_3_8b_fp8mixed.safetensors";
+const FULL_VAE = "flux2-vae.safetensors";
+
+const MODELS = {
+  "flux-2-klein-9b-fp8.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-9b-fp8/resolve/main/flux-2-klein-9b-fp8.safetensors`],
+  "flux-2-klein-9b.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-9B/resolve/main/flux-2-klein-9b.safetensors`],
+  "flux-2-klein-base-9b-fp8.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-base-9b-fp8/resolve/main/flux-2-klein-base-9b-fp8.safetensors`],
+  "flux-2-klein-base-9b.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-base-9B/resolve/main/flux-2-klein-base-9b.safetensors`],
+  "flux-2-klein-9b-kv-fp8.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-9b-kv-fp8/resolve/main/flux-2-klein-9b-kv-fp8.safetensors`],
+  [QWEN]: ["text_encoders", `${HUB}/Comfy-Org/flux2-klein-9B/resolve/main/split_files/text_encoders/${QWEN}`],
+  [FULL_VAE]: ["vae", `${HUB}/Comfy-Org/flux2-dev/resolve/main/split_files/vae/${FULL_VAE}`],
+};
+
+const VARIANTS = {
+  distilled: { fp8: "flux-2-klein-9b-fp8.safetensors", bf16: "flux-2-klein-9b.safetensors", page: "black-forest-labs/FLUX.2-klein-9b-fp8" },
+  base: { fp8: "flux-2-klein-base-9b-fp8.safetensors", bf16: "flux-2-klein-base-9b.safetensors", page: "black-forest-labs/FLUX.2-klein-base-9b-fp8" },
+  kv: { fp8: "flux-2-klein-9b-kv-fp8.safetensors", page: "black-forest-labs/FLUX.2-klein-9b-kv-fp8" },
+};
+
+function model(name) {
+  const [directory, url] = MODELS[name];
+  return { name, url, directory };
+}
+
+function note(lines, variant) {
+  const file = VARIANTS[variant];
+  const other = file.bf16 ? `\n\nThe bf16 file \`${file.bf16}\` works in the same place and needs about twice the memory.` : "";
+  return `${lines}
+
+## Files
+
+\`\`\`
+ComfyUI/models/
+  diffusion_models/
+    ${file.fp8} (9.4 GB)
+  text_encoders/
+    ${QWEN} (8.7 GB)
+  vae/
+    ${FULL_VAE} (0.3 GB)
+\`\`\`
+
+The panel on the right offers each missing file. The diffusion model is gated: sign in at [${file.page}](${HUB}/${file.page}) and accept the FLUX Non-Commercial License first.${other}
+
+## Memory
+
+About 17 to 20 GB of VRAM holds everything at once; ComfyUI offloads to RAM on smaller cards, which is slower.`;
+}
+
+const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own
+const STEP = 380;
+
+// One graph, left to right: files, words and photographs, references, sampling, picture.
+function local({ name, subject, variant, photographs, prompt, negative, steps, cfg, sampler, aspect_ratio, megapixels }) {
+  const edits = photographs.length > 0;
+  const restores = edits && aspect_ratio === "match_input_image";
+  const nodes = [
+    { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 680], widgets: { "": note(subject, variant) } },
+    {
+      id: "load", type: "Klein9BLoader", group: "Files", pos: [470, 0], size: [340, 170],
+      widgets: { diffusion_model: VARIANTS[variant].fp8, text_encoder: QWEN, vae: FULL_VAE, variant: "auto" },
+      models: [VARIANTS[variant].fp8, QWEN, FULL_VAE].map(model),
+    },
+    { id: "prompt", type: "CLIPTextEncode", title: "Prompt", group: "Words and images", pos: [880, 180], size: [370, 170], widgets: { text: prompt }, from: { clip: ["load", "clip"] } },
+  ];
+  if (negative !== undefined) {
+    nodes.push({ id: "negative", type: "CLIPTextEncode", title: "Negative prompt", group: "Words and images", pos: [880, 410], size: [370, 110], widgets: { text: negative }, from: { clip: ["load", "clip"] } });
+  }
+  photographs.forEach((file, i) => {
+    nodes.push({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group: "Words and images", pos: [880, 410 + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } });
+  });
+  const references = { positive: ["prompt", "CONDITIONING"], vae: ["load", "vae"] };
+  if (negative !== undefined) references.negative = ["negative", "CONDITIONING"];
+  photographs.forEach((_, i) => { references[`images.image_${i + 1}`] = [`image_${i + 1}`, "IMAGE"]; });
+  const saveAt = restores ? 3040 : 2750;
+  nodes.push(
+    { id: "references", type: "Klein9BReferences", title: edits ? undefined : "Klein 9B References (size of the picture)", group: "Words and images", pos: [1300, 180], size: [350, 220], widgets: { fit: "bfl", aspect_ratio, megapixels }, from: references },
+    { id: "guider", type: "CFGGuider", group: "Sampling", pos: [1720, 0], size: [310, 100], widgets: { cfg }, from: { model: ["load", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
+    { id: "sigmas", type: "Klein9BScheduler", group: "Sampling", pos: [1720, 170], size: [310, 120], widgets: { steps, denoise: 1, shift: "flux2" }, from: { latent: ["references", "latent"] } },
+    { id: "sampler", type: "Klein9BSampler", group: "Sampling", pos: [1720, 360], size: [310, 110], widgets: sampler },
+    { id: "noise", type: "RandomNoise", title: "Seed", group: "Sampling", pos: [1720, 540], size: [310, 90], widgets: { noise_seed: 42, control_after_generate: "randomize" } },
+    { id: "sample", type: "SamplerCustomAdvanced", group: "Sampling", pos: [2090, 0], size: [290, 130], from: { noise: ["noise", "NOISE"], guider: ["guider", "GUIDER"], sampler: ["sampler", "sampler"], sigmas: ["sigmas", "sigmas"], latent_image: ["references", "latent"] } },
+    { id: "decode", type: "VAEDecode", group: "Picture", pos: [2450, 0], size: [230, 60], from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
+  );
+  if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", group: "Picture", pos: [2740, 0], size: [240, 60], from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
+  nodes.push({ id: "save", type: "SaveImage", title: "Picture", group: "Picture", pos: [saveAt, 0], size: [480, 560], widgets: { filename_prefix: "Klein9B" }, from: { images: restores ? ["restore", "image"] : ["decode", "IMAGE"] } });
+  return { name, nodes };
+}
+
+const EULER = { sampler: "euler" };
+const DISTILLED = { variant: "distilled", steps: 4, cfg: 1, sampler: EULER };
+const SIZE = { aspect_ratio: "1:1", megapixels: 1 };
+const MATCH = { aspect_ratio: "match_input_image", megapixels: 1 };
+
+export const WORKFLOWS = [
+  local({
+    ...DISTILLED, ...SIZE, name: "Klein 9B text to image", photographs: [],
+    subject: "# Text to image, distilled\n\n4 steps at cfg 1: seconds a picture. Write the prompt, choose shape and size on *Klein 9B References*, press Run.",
+    prompt: "A red fox standing in fresh snow at the edge of a birch forest, early morning light, its breath visible in the cold air, shallow depth of field, photograph",
+  }),
+  local({
+    ...SIZE, name: "Klein 9B base text to image with res_2s", variant: "base", photographs: [], steps: 20, cfg: 5, sampler: { sampler: "res_2s", "sampler.eta": 0, "sampler.final_step": "sigma_min" },
+    subject: "# Text to image, base\n\n20 steps of res_2s at cfg 5: slower, more varied, and the negative prompt is read. res_2s calls the model twice a step and cfg doubles that; set the sampler to euler to halve the time.",
+    prompt: "A red fox standing in fresh snow at the edge of a birch forest, early morning light, its breath visible in the cold air, shallow depth of field, photograph",
+    negative: "low quality, blurry, less details",
+  }),
+  local({
+    ...DISTILLED, ...MATCH, name: "Klein 9B edit one image", photographs: ["image_1.png"],
+    subject: "# Edit one image\n\nChoose a photograph, say what to change, press Run. The picture comes back at the photograph's own size and lies exactly over it.",
+    prompt: "Replace the background of image 1 with a quiet coastal cliff at overcast sunset. Keep the person, pose and light on the face unchanged.",
+  }),
+  local({
+    ...DISTILLED, ...MATCH, name: "Klein 9B edit two images", photographs: ["image_1.png", "image_2.png"],
+    subject: "# Edit with two images\n\nImage 1 is the photograph you edit, image 2 lends something. Call them *image 1* and *image 2* in the prompt and give each a role. The picture comes back at image 1's own size.",
+    prompt: "make the woman in image 1 wear the open cardigan from image 2.",
+  }),
+  local({
+    ...DISTILLED, name: "Klein 9B combine four images", aspect_ratio: "4:3", megapixels: 1, photographs: ["image_1.png", "image_2.png", "image_3.png", "image_4.png"],
+    subject: "# Combine four images\n\nA new picture in a shape of its own, from up to ten images; connect the last one and another socket appears. Every image costs time and memory.",
+    prompt: "The woman from image 1 sits at a cafe table with the cup from image 2, the cat from image 3 on her lap, the rocket from image 4 seen through the window. One photograph, one light.",
+  }),
+];

@@ -1,0 +1,120 @@
+"""Every shipped workflow, as people open it: well-formed, laid out, equal to its API twin, and run in the host."""
+
+import json
+import re
+import urllib.parse
+import urllib.request
+
+import pytest
+from PIL import Image
+
+from host.checkout import PACK
+
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+LOCAL = [path for path in WORKFLOWS if "Klein9BLoader" in path.read_text()]
+NODE_KEYS = {"id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties"}
+NODE_KEYS |= {"widgets_values"}
+PROPERTIES = {"Node name for S&R", "cnr_id", "ver", "models"}
+PHOTOGRAPHS = ("image_1.png", "image_2.png", "image_3.png", "image_4.png")
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def twin(path):
+    return path.parent / "api" / path.name
+
+
+def nodes_of(graph, kind):
+    return [one for one in graph.values() if one["class_type"] == kind]
+
+
+def made_small(graph):
+    """The same graph on the tests' photographs, at sizes a CPU samples in seconds."""
+    for photograph, load in zip(PHOTOGRAPHS, nodes_of(graph, "LoadImage"), strict=False):
+        load["inputs"]["image"] = photograph
+    for references in nodes_of(graph, "Klein9BReferences"):
+        references["inputs"]["megapixels"] = 0.06
+    for sigmas in nodes_of(graph, "Klein9BScheduler"):
+        sigmas["inputs"]["steps"] = min(4, sigmas["inputs"]["steps"])
+    return graph
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+class TestFile:
+    def test_it_is_ui_format_with_a_thumbnail_and_a_twin(self, path):
+        workflow = read(path)
+        assert workflow["version"] == 0.4
+        assert path.with_suffix(".jpg").is_file() and twin(path).is_file()
+        with Image.open(path.with_suffix(".jpg")) as thumbnail:
+            assert thumbnail.width > 1000
+
+    def test_it_carries_nothing_foreign(self, path):
+        for one in read(path)["nodes"]:
+            assert set(one) <= NODE_KEYS, one["type"]
+            assert set(one["properties"]) <= PROPERTIES, one["type"]
+
+    def test_every_node_names_its_pack(self, path):
+        for one in read(path)["nodes"]:
+            own = one["type"].startswith(("Klein9B", "Segmind"))
+            assert one["properties"]["cnr_id"] == ("klein9b" if own else "comfy-core")
+            assert re.fullmatch(r"\d+\.\d+\.\d+", one["properties"]["ver"])
+
+    def test_it_begins_with_a_note(self, path):
+        note = min(read(path)["nodes"], key=lambda one: one["pos"])
+        assert note["type"] == "MarkdownNote" and note["widgets_values"][0].startswith("# ")
+
+    def test_every_chosen_file_has_a_download(self, path):
+        for one in read(path)["nodes"]:
+            if one["type"] == "Klein9BLoader":
+                models = {model["name"]: model for model in one["properties"]["models"]}
+                assert set(one["widgets_values"][:3]) == set(models)
+                assert all(model["url"].endswith("/" + name) for name, model in models.items())
+                folders = [models[name]["directory"] for name in one["widgets_values"][:3]]
+                assert folders == ["diffusion_models", "text_encoders", "vae"]
+
+    def test_its_layout_is_clean(self, path):
+        quality = pytest.importorskip("comfy_cli.layout_quality")
+        assert quality.score_workflow(read(path)).is_clean()
+
+
+@pytest.fixture(scope="session")
+def object_info(host):
+    return host.get("/object_info")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_api_twin_is_the_same_graph(object_info, path):
+    """The frontend wrote both; comfy-cli's own conversion of the UI file must say the same."""
+    conversion = pytest.importorskip("comfy_cli.workflow_to_api")
+    converted = conversion.convert_ui_to_api(read(path), object_info)
+    kept = {key: (one["class_type"], one["inputs"]) for key, one in converted.items()}
+    assert kept == {key: (one["class_type"], one["inputs"]) for key, one in read(twin(path)).items()}
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("path", LOCAL, ids=lambda path: path.stem)
+def test_it_runs(host, path):
+    graph = made_small(read(twin(path)))
+    (picture,) = host.pictures(host.run(graph))
+    with Image.open(picture) as image:
+        assert image.width >= 96 and image.convert("L").getextrema()[0] < image.convert("L").getextrema()[1]
+
+
+@pytest.mark.host
+def test_the_host_offers_them_as_templates(host):
+    offered = host.get("/workflow_templates")
+    (folder,) = [name for name in offered if "other_name" in name]
+    assert sorted(offered[folder]) == sorted(path.stem for path in WORKFLOWS)
+    address = f"/api/workflow_templates/{folder}/{urllib.parse.quote(WORKFLOWS[0].name)}"
+    with urllib.request.urlopen(host.url + address) as answer:
+        assert json.load(answer) == read(WORKFLOWS[0])
+
+
+@pytest.mark.host
+def test_every_local_node_is_in_a_workflow(object_info):
+    used = {one["type"] for path in WORKFLOWS for one in read(path)["nodes"]}
+    known = {name for name in object_info if name.startswith(("Klein9B", "Segmind"))}
+    assert known - used == set()
