@@ -32,7 +32,7 @@ class PositionedReference:
         content = hashlib.sha256()
         for tensor in (self.tokens, self.ids):
             content.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-            content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return content.hexdigest()
 
 
@@ -152,7 +152,7 @@ class ReferenceRun:
         dtype: torch.dtype,
         compute: Callable[[Tensor, Tensor], Iterator[KeyValue]],
     ) -> Entry:
-        extended = any(key.extends(held) for held in self.store.keys())
+        extended = any(key.extends(held) for held in self.store.held())
         tokens = torch.cat([r.tokens for r in references], dim=1)
         ids = torch.cat([r.ids for r in references], dim=1)
         started = _now(tokens.device)

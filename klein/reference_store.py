@@ -26,10 +26,10 @@ class Storage(str, Enum):
     MODEL = "model dtype"
     INT8 = "int8"
 
-    def encode(self, pair: KeyValue) -> Tensors:
+    def pack(self, pair: KeyValue) -> Tensors:
         return pair if self is Storage.MODEL else (*pack_kv_int8(pair[0]), *pack_kv_int8(pair[1]))
 
-    def decode(self, tensors: Tensors, dtype: torch.dtype) -> KeyValue:
+    def unpack(self, tensors: Tensors, dtype: torch.dtype) -> KeyValue:
         if self is Storage.MODEL:
             key, value = tensors
             return key, value
@@ -104,8 +104,8 @@ class ReferenceStore:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._entries
 
-    def keys(self) -> list[Hashable]:
-        """Least recently used first."""
+    def held(self) -> list[Hashable]:
+        """Every key, least recently used first."""
         return list(self._entries)
 
     def find(self, key: Hashable) -> Entry | None:
@@ -122,7 +122,7 @@ class ReferenceStore:
         self._building = entry = Entry(storage, dtype)
         try:
             for pair in pairs:
-                entry.layers.append(self._place(Layer(storage.encode(pair), on_device=True)))
+                entry.layers.append(self._place(Layer(storage.pack(pair), on_device=True)))
         finally:
             self._building = None
         self._entries[key] = entry
@@ -140,7 +140,7 @@ class ReferenceStore:
         following = entry.layers[(index + 1) % len(entry.layers)]
         if not following.on_device:
             self._stream.start((id(entry), (index + 1) % len(entry.layers)), following.tensors)
-        return entry.storage.decode(tensors, entry.dtype)
+        return entry.storage.unpack(tensors, entry.dtype)
 
     @property
     def held_bytes(self) -> int:

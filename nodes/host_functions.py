@@ -46,5 +46,6 @@ def is_plain(linear: nn.Module) -> bool:
         and "forward" not in vars(linear)
         and not (linear._forward_hooks or linear._forward_pre_hooks)
         and not isinstance(linear.weight, QuantizedTensor)
+        and isinstance(linear.weight, Tensor)
         and torch.is_floating_point(linear.weight)
     )

@@ -36,8 +36,10 @@ class Klein9BReferenceCache(io.ComfyNode):
             ),
             search_aliases=["kv cache", "flux kv cache", "klein kv", "reference cache", "faster edit", "speed up"],
             inputs=[
-                io.Model.Input("model", tooltip="A klein-9b-kv model from Klein 9B Loader. LoRAs may come before or "
-                               "after this node."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A klein-9b-kv model from Klein 9B Loader. LoRAs may come before or after this node.",
+                ),
                 io.Combo.Input(
                     "storage",
                     options=[storage.value for storage in Storage],

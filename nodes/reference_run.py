@@ -91,7 +91,7 @@ class CachedReferences:
             return out
 
         out = run.within_memory(cached)
-        return stock() if run.refused else out
+        return stock() if run.refused or out is None else out
 
 
 class SamplingRun:
@@ -120,9 +120,7 @@ class SamplingRun:
             self.refused = reason
             log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", reason)
 
-    def rows(
-        self, model: Any, latents: list[Tensor], dtype: torch.dtype, options: dict[str, Any]
-    ) -> ReferenceRows:
+    def rows(self, model: Any, latents: list[Tensor], dtype: torch.dtype, options: dict[str, Any]) -> ReferenceRows:
         """One entry for each row of the batch, found or computed."""
         return find_or_compute(self.references, model, [r.to(dtype) for r in latents], self.weights, options)
 

@@ -50,7 +50,7 @@ def test_least_recently_used_goes_first():
     s.find(1)
     add(s, 3)
     s.end_run()
-    assert s.keys() == [1, 3]
+    assert s.held() == [1, 3]
 
 
 def test_a_run_keeps_what_it_uses_even_over_budget_and_drops_it_after():

@@ -64,7 +64,7 @@ def held(model):
     from klein9b.nodes.reference_cache import KEY
 
     store = model.get_attachment(KEY).store
-    (key,) = store.keys()
+    (key,) = store.held()
     entry = store.find(key)
     return [store.read(entry, i) for i in range(len(entry.layers))]
 

@@ -108,9 +108,9 @@ def test_a_block_that_never_asks_for_the_references(model, caplog):
     block = model.model.diffusion_model.single_blocks[0]
     stock = block.forward
 
-    def forward(x, vec, pe, attn_mask=None, modulation_dims=None, transformer_options={}):
+    def forward(*args, transformer_options, **kwargs):
         options = {k: v for k, v in transformer_options.items() if k != "patches"}
-        return stock(x, vec, pe, attn_mask, modulation_dims, options)
+        return stock(*args, transformer_options=options, **kwargs)
 
     block.forward = forward
     ours, shown = cached(model)
@@ -164,5 +164,3 @@ def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
     assert calls == [1] and len(ours.get_attachment(KEY).store) == 0
     edit(ours, refs())
     assert shown[-1].startswith("miss")
-
-

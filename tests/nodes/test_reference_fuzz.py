@@ -34,7 +34,7 @@ def truth(weight, scale, latents, storage):
     tokens = torch.cat([latent.flatten(2).transpose(1, 2).float() for latent in latents], dim=1)
     order = torch.arange(tokens.shape[1])[None, :, None] / 7
     key = (tokens @ weight * scale + order)[:, None]
-    return [storage.decode(storage.encode((key + i, key - i)), torch.float32) for i in range(LAYERS)]
+    return [storage.unpack(storage.pack((key + i, key - i)), torch.float32) for i in range(LAYERS)]
 
 
 class Changes(RuleBasedStateMachine):
