@@ -34,7 +34,7 @@ def truth(weight, scale, latents, storage):
     tokens = torch.cat([latent.flatten(2).transpose(1, 2).float() for latent in latents], dim=1)
     order = torch.arange(tokens.shape[1])[None, :, None] / 7
     key = (tokens @ weight * scale + order)[:, None]
-    return [storage.unpack(storage.pack((key + i, key - i)), torch.float32) for i in range(LAYERS)]
+    return [storage.unpack(storage.pack((key + i, key - i)), latents[0].dtype) for i in range(LAYERS)]
 
 
 class Changes(RuleBasedStateMachine):
@@ -146,5 +146,5 @@ class Changes(RuleBasedStateMachine):
 @pytest.mark.usefixtures("comfy_host")
 class TestChanges(Changes.TestCase):
     settings = settings(
-        deadline=None, max_examples=80, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+        deadline=None, max_examples=150, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
     )
