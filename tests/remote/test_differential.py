@@ -34,7 +34,7 @@ FOUND_IN_HISTORY = {"output_is_a_file"}
 # On loopback an impostor cannot be told from the image host; test_client.py refuses foreign hosts by name.
 LOOPBACK_ONLY = {"output_on_evil_host"}
 PARAMETERS = {
-    "prompt": "make the woman in image 1 wear the cardigan from image 2: é😀 \u2028",
+    "prompt": "make the woman in image 1 wear the cardigan from image 2: \u00e9\U0001f600 \u2028",
     "image_urls": ["https://segmind-resources.s3.amazonaws.com/output/42b5.png", "https://example.com/b.jpeg"],
     "negative_prompt": "low quality, blurry, less details",
     "seed": 3425234,
