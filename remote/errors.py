@@ -7,14 +7,15 @@
       Rejected           the server said no, in its own words
       JobFailed          accepted, then failed on the server: not billed
       OutcomeUnknown     the submit may or may not have arrived: never sent again
-      StillRunning       our deadline passed, the job lives on: run again to re-attach
+      Unreachable        no connection, or no turn before the deadline: nothing sent
+      Interrupted        the person stopped waiting
+      StillRunning       we stopped waiting, the job lives on: run again to re-attach
+      ResultLost         accepted, but its picture can no longer be had
       DownloadRefused    the picture's address or bytes are not what we accept
 
 Each message is three sentences: what happened, whether money was spent, what to do next; then the request_id
 where there is one. Raise with `from None` when the cause is a transport error: its text may hold headers.
 """
-
-
 
 from __future__ import annotations
 
@@ -37,6 +38,14 @@ class SegmindError(Exception):
         self.what, self.money, self.todo = (_sentence(redact(part)) for part in (what, money, todo))
         self.request_id = request_id
         super().__init__(self.what, self.money, self.todo)
+
+    def among(self, kept: int, count: int) -> SegmindError:
+        """This error as one of a batch: a copy, since several nodes may be told of the same one."""
+        told = type(self).__new__(type(self), *self.args)
+        told.__dict__.update(self.__dict__)
+        if count > 1:
+            told.todo += f" {kept} of {count} pictures of this batch are kept and will not be paid again."
+        return told
 
     def __str__(self) -> str:
         said = f"{self.what} {self.money} {self.todo}"
@@ -81,6 +90,18 @@ class OutcomeUnknown(SegmindError):
 
 class StillRunning(SegmindError):
     """We stopped waiting before the job ended; the same inputs re-attach to it."""
+
+
+class Unreachable(SegmindError):
+    """Segmind could not be reached, or not in time, to submit the job."""
+
+
+class Interrupted(SegmindError):
+    """The person stopped waiting; jobs that Segmind accepted go on and are kept."""
+
+
+class ResultLost(SegmindError):
+    """The job was accepted and its picture can no longer be had, from Segmind or from here."""
 
 
 class DownloadRefused(SegmindError):

@@ -324,13 +324,9 @@ def _bad(what: str, todo: str = "Connect an ordinary IMAGE") -> NoReturn:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise DownloadRefused(
-        what, CHARGED, "Look for the job in Segmind's console, which keeps its file for some days"
-    )
+    raise DownloadRefused(what, CHARGED, "Look for the job in Segmind's console, which keeps its file for some days")
 
 
 def _refuse_damaged(media_type: str, flaw: str) -> NoReturn:
     name = FORMATS.get(media_type, media_type)
-    raise DownloadRefused(
-        f"The {name} file is damaged ({flaw})", CHARGED, TRY_AGAIN, retryable=True
-    ) from None
+    raise DownloadRefused(f"The {name} file is damaged ({flaw})", CHARGED, TRY_AGAIN, retryable=True) from None

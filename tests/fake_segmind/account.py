@@ -95,7 +95,6 @@ class Evil:
             return json_reply({"status": "COMPLETED", "output": f"{self.service.urls['evil']}/stolen.png"})
         return json_reply({"request_id": "stolen", "status": "QUEUED", "file_urls": [], "data": []})
 
-
     def _picture(self) -> bytes:
         sketch = picture.Sketch("from a host that is not Segmind", 0, (), "1:1", 64 * 64)
         return picture.encode(picture.draw(sketch), "png", 90)

@@ -78,14 +78,10 @@ class Connection:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return await read_body(reader, head)
 
-    def _record(
-        self, head: Head, route: str, fault: Fault, body: bytes, keep: bool = True
-    ) -> RecordedRequest:
+    def _record(self, head: Head, route: str, fault: Fault, body: bytes, keep: bool = True) -> RecordedRequest:
         name = None if fault.name == "none" else fault.name
         at, stored = self.service.clock.now(), self.log.keep(body)
-        request = RecordedRequest(
-            self.role, route, head.method, head.target, head.headers, at, name, len(body), stored
-        )
+        request = RecordedRequest(self.role, route, head.method, head.target, head.headers, at, name, len(body), stored)
         if keep:
             self.log.requests.append(request)
         return request
@@ -101,9 +97,7 @@ class Connection:
         return serialize(reply, self.service.clock.now()) if reply.status else reply.body
 
 
-async def _deliver(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes, delivery: Delivery
-) -> bool:
+async def _deliver(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes, delivery: Delivery) -> bool:
     """Send a response as its delivery says. False when the connection is not to be used again."""
     stall_at = _stall_point(data, delivery)
     shown = data if delivery.cut is None else data[: delivery.cut]

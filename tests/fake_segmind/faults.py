@@ -153,8 +153,9 @@ class Fault:
         return cls("patch", edit=lambda reply, scene: _patch(reply, scene, fields, tuple(drop)))
 
     @classmethod
-    def respond(cls, status: int, value: object, headers: Mapping[str, str] | None = None,
-                effect: bool = False) -> Fault:
+    def respond(
+        cls, status: int, value: object, headers: Mapping[str, str] | None = None, effect: bool = False
+    ) -> Fault:
         """A JSON answer instead of the true one. With ``effect`` the request is acted on all the same."""
         return cls("respond", reply=lambda _: json_reply(value, status, headers), effect=effect)
 
@@ -189,11 +190,11 @@ class Fault:
         return cls("early_404", reply=lambda scene: _not_found(scene.path), effect=False)
 
     @classmethod
-    def rate_limited(cls, seconds: float = 1.0, reset: str | None = "iso",
-                     retry_after: str | None = None) -> Fault:
+    def rate_limited(cls, seconds: float = 1.0, reset: str | None = "iso", retry_after: str | None = None) -> Fault:
         """429. ``reset`` is the header's format (iso, rfc1123, epoch, epoch_ms) or None for no header."""
-        return cls("rate_limited", effect=False,
-                   reply=lambda scene: rate_limit_reply(scene.now + seconds, reset, retry_after))
+        return cls(
+            "rate_limited", effect=False, reply=lambda scene: rate_limit_reply(scene.now + seconds, reset, retry_after)
+        )
 
     @classmethod
     def raw(cls, data: bytes | str, effect: bool = True) -> Fault:

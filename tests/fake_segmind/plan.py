@@ -19,8 +19,7 @@ _FIXED_ROUTES = {
     ("api", "/v1/get-user-credits"): "credits",
 }
 ROUTES = frozenset(
-    {*_FIXED_ROUTES.values(), "submit", "status", "result", "v1", "history_item", "output", "asset", "evil",
-     "unknown"}
+    {*_FIXED_ROUTES.values(), "submit", "status", "result", "v1", "history_item", "output", "asset", "evil", "unknown"}
 )
 
 

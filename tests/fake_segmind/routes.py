@@ -219,4 +219,3 @@ def _money(charge: Charge | None) -> dict[str, float | None]:
     if charge is None:
         return {"cost": None, "remaining_credits": None}
     return {"cost": charge.amount, "remaining_credits": charge.balance}
-

@@ -52,9 +52,7 @@ def test_history_shows_pending_failed_and_completed(fake: FakeSegmind, http: htt
     assert [row["request_id"] for row in history(fake, http, status="PENDING")] == [ids[2]]
 
 
-def test_history_repeats_a_request_once_per_output_with_its_full_cost(
-    fake: FakeSegmind, http: httpx.Client
-) -> None:
+def test_history_repeats_a_request_once_per_output_with_its_full_cost(fake: FakeSegmind, http: httpx.Client) -> None:
     fake.behaviour = Behaviour(outputs=2)
     submit(fake, http)
     rows = history(fake, http)
@@ -106,7 +104,7 @@ def test_history_lags(fake: FakeSegmind, http: httpx.Client) -> None:
 
 
 def test_history_shows_the_inputs_in_each_known_form(fake: FakeSegmind, http: httpx.Client) -> None:
-    body = {"prompt": "it's \"so\"\n\u00e9", "seed": 3, "go_fast": True, "image_urls": []}
+    body = {"prompt": 'it\'s "so"\n\u00e9', "seed": 3, "go_fast": True, "image_urls": []}
     fake.settings.history_extra = {"base64": False}
     submit(fake, http, **body)
     wanted = {**body, "base64": False}

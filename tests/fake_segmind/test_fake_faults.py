@@ -188,9 +188,7 @@ def test_scripts_count_requests_of_their_route(fake: FakeSegmind) -> None:
     fake.script("history", Fault.error("history", 500), forever=True)
     with httpx.Client(headers={"x-api-key": fake.key}) as http:
         credits = [http.get(f"{fake.api_url}/v1/get-user-credits").status_code for _ in range(6)]
-        history = [
-            http.get(f"{fake.account_url}/inference-request/request-history").status_code for _ in range(3)
-        ]
+        history = [http.get(f"{fake.account_url}/inference-request/request-history").status_code for _ in range(3)]
     assert credits == [200, 500, 200, 500, 200, 200] and history == [500] * 3
 
 

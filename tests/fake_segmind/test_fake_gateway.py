@@ -132,9 +132,7 @@ def test_other_bad_values_are_accepted_and_fail_for_free(fake: FakeSegmind, http
     assert fake.ledger == ()
 
 
-def test_references_come_only_from_its_own_store(
-    fake: FakeSegmind, http: httpx.Client, tmp_path: Path
-) -> None:
+def test_references_come_only_from_its_own_store(fake: FakeSegmind, http: httpx.Client, tmp_path: Path) -> None:
     """A URL whose path climbs to a picture on this disk is not found, like any other missing file."""
     picture = tmp_path / "private.png"
     Image.new("RGB", (8, 8)).save(picture)

@@ -130,9 +130,7 @@ def test_the_two_401s_differ(fake: FakeSegmind, monkeypatch: pytest.MonkeyPatch)
     assert fake.jobs == ()
 
 
-def test_files_upload_and_become_references(
-    fake: FakeSegmind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_files_upload_and_become_references(fake: FakeSegmind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sdk.move_constants(fake, monkeypatch)
     paths = [tmp_path / "a.png", tmp_path / "b.jpg"]
     for path, colour in zip(paths, ("red", "blue")):

@@ -254,9 +254,7 @@ def test_two_hundred_jobs_at_once_finish_at_the_rate_of_the_account():
     print(f"{looks:.2f} looks a job, {took:.0f} s for 200, longest wait for a submit {longest:.1f} s")
     assert took == pytest.approx(60 * 200 * (looks + 2) / 50, rel=0.1)  # the bucket was never idle
     assert looks <= 8
-    assert (
-        longest <= 12.0
-    )  # eight submits, each behind four others, at 50 a minute take 48 s: strict order is better
+    assert longest <= 12.0  # eight submits, each behind four others, at 50 a minute take 48 s: strict order is better
 
 
 # --- cancelling

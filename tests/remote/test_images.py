@@ -60,11 +60,7 @@ def noise(height, width):
 
 
 @quick
-@given(
-    hnp.arrays(
-        np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=20).map(lambda s: (*s, 3))
-    )
-)
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=20).map(lambda s: (*s, 3))))
 def test_every_level_of_255_survives_the_round_trip(pixels):
     image = pixels.astype(np.float32) / np.float32(255)
     sent = encode(image)
@@ -111,9 +107,7 @@ def test_transparent_parts_go_on_white_and_the_note_says_so():
     image[..., 0] = 1.0
     image[0, :, 3] = 0.0, 0.5, 1.0
     sent = encode(image)
-    np.testing.assert_allclose(
-        decode(sent.data).image[0], [[1, 1, 1], [1, 0.5, 0.5], [1, 0, 0]], atol=0.5 / 255
-    )
+    np.testing.assert_allclose(decode(sent.data).image[0], [[1, 1, 1], [1, 0.5, 0.5], [1, 0, 0]], atol=0.5 / 255)
     assert "white" in sent.note
 
 
@@ -140,17 +134,13 @@ def test_pictures_over_four_megapixels_are_scaled_and_the_note_says_so(shape, ex
     assert bool(sent.note) == (shape != expected)
     if sent.note:
         assert f"{shape[1]}x{shape[0]} to {expected[1]}x{expected[0]}" in sent.note
-    np.testing.assert_allclose(
-        decode(sent.data).image, np.broadcast_to([0.2, 0.4, 0.6], (*expected, 3)), atol=1e-6
-    )
+    np.testing.assert_allclose(decode(sent.data).image, np.broadcast_to([0.2, 0.4, 0.6], (*expected, 3)), atol=1e-6)
 
 
 def test_scaling_is_lanczos():
     image = noise(2100, 2100)
     sent = encode(image)
-    wanted = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize(
-        (2048, 2048), Image.Resampling.LANCZOS
-    )
+    wanted = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((2048, 2048), Image.Resampling.LANCZOS)
     assert sent.sha256 == hashlib.sha256(b"RGB 2048x2048\0" + wanted.tobytes()).hexdigest()
 
 
@@ -260,9 +250,7 @@ def test_16_bit_gray_keeps_its_precision():
 def test_16_bit_colour_is_scaled_to_8_and_the_note_says_so(colour, channels):
     row = np.repeat(LEVELS, channels).astype(">u2").tobytes()
     back = decode(png((9, 1, 16, colour), [row]))
-    np.testing.assert_allclose(
-        back.image[0, :, 1], LEVELS / 65535, atol=1 / 255
-    )  # Pillow keeps the upper 8 bits
+    np.testing.assert_allclose(back.image[0, :, 1], LEVELS / 65535, atol=1 / 255)  # Pillow keeps the upper 8 bits
     assert back.image[0, -1, 0] == 1.0
     assert "16 bits" in back.note
 
@@ -277,9 +265,7 @@ def test_cmyk_jpeg_becomes_rgb():
 def test_exif_orientation_is_applied(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = (
-        {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
-    )
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     stored = ramp()
     upright = {
         1: stored,
@@ -307,9 +293,7 @@ def swapped_profile():
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 def test_an_embedded_profile_is_followed(kind):
-    options = (
-        {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
-    )
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     red = np.tile(np.uint8([255, 0, 0]), (8, 8, 1))
     back = decode(file_of(red, kind, icc_profile=swapped_profile(), **options))
     np.testing.assert_allclose(back.image[4, 4], [0, 0, 1], atol=JPEG_STEP)
@@ -339,9 +323,7 @@ def test_a_gray_profile_is_followed_on_gray_and_not_on_colour():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize(
-    "profile", [b"nonsense", srgb_profile()[:200], srgb_profile().replace(b"RGB XYZ", b"CMYKXYZ")]
-)
+@pytest.mark.parametrize("profile", [b"nonsense", srgb_profile()[:200], srgb_profile().replace(b"RGB XYZ", b"CMYKXYZ")])
 def test_a_broken_profile_does_not_cost_the_picture(mode, profile):
     picture = Image.fromarray(ramp()).convert(mode)
     back = decode(file_of(picture, "PNG", icc_profile=profile))
@@ -390,9 +372,7 @@ def test_of_an_animation_the_first_frame_is_read_and_the_note_says_so(kind, opti
 # --- decode: what is refused
 
 
-@pytest.mark.parametrize(
-    "data", [b"<html>502 Bad Gateway</html>", b"GIF89a" + bytes(40), b"BM" + bytes(60), b"{}" * 9]
-)
+@pytest.mark.parametrize("data", [b"<html>502 Bad Gateway</html>", b"GIF89a" + bytes(40), b"BM" + bytes(60), b"{}" * 9])
 def test_other_files_are_refused_for_good(data):
     with pytest.raises(DownloadRefused, match="not a PNG, JPEG or WebP") as caught:
         decode(data)

@@ -47,9 +47,7 @@ def test_the_environment_wins_over_the_file(tmp_path, monkeypatch):
     assert secret_of(load_key(tmp_path)) == SECRET
 
 
-@pytest.mark.parametrize(
-    "content", [SECRET.encode(), f" {SECRET}\r\n".encode(), b"\xef\xbb\xbf" + SECRET.encode()]
-)
+@pytest.mark.parametrize("content", [SECRET.encode(), f" {SECRET}\r\n".encode(), b"\xef\xbb\xbf" + SECRET.encode()])
 def test_the_file_serves_when_the_environment_is_empty(tmp_path, monkeypatch, content):
     monkeypatch.setenv("SEGMIND_API_KEY", " ")
     key_file(tmp_path, content)

@@ -32,9 +32,7 @@ def test_nothing_asked_is_none():
     assert hint(date=format_datetime(NOW, usegmt=True)) is None
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("7", 7), (" 7 ", 7), ("2.5", 2.5), ("0", 0.5), ("3600", 120)]
-)
+@pytest.mark.parametrize(("text", "expected"), [("7", 7), (" 7 ", 7), ("2.5", 2.5), ("0", 0.5), ("3600", 120)])
 def test_retry_after_in_seconds(text, expected):
     assert hint(retry_after=text) == expected
 
@@ -100,9 +98,7 @@ TEXTS = st.one_of(
     st.text(max_size=40),
     st.from_regex(r"[-+0-9.eE:TZ ]{0,30}", fullmatch=True),
     st.datetimes().map(str),
-    st.sampled_from(
-        ["nan", "inf", "-1", "1e400", "9" * 400, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"]
-    ),
+    st.sampled_from(["nan", "inf", "-1", "1e400", "9" * 400, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"]),
 )
 
 
@@ -205,8 +201,6 @@ def test_polls_per_job_and_added_latency_at_a_realistic_service(speed):
     rng = Random(7)
     durations = [speed * d for d in latencies(rng, 4000)]
     polls, late = watch(durations, rng)
-    print(
-        f"speed {speed}: mean {sum(durations) / 4000:.1f} s, {polls:.2f} polls, late {sum(late) / 4000:.2f} s"
-    )
+    print(f"speed {speed}: mean {sum(durations) / 4000:.1f} s, {polls:.2f} polls, late {sum(late) / 4000:.2f} s")
     assert polls <= 8
     assert sum(late) / len(late) <= 1.5

@@ -1,0 +1,141 @@
+"""What a person reads when a job gives no picture: what happened, whether it cost money, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import protocol
+from .errors import (
+    NOTHING_SENT,
+    Interrupted,
+    JobFailed,
+    OutcomeUnknown,
+    Rejected,
+    ResultLost,
+    SegmindError,
+    SpendCapReached,
+    StillRunning,
+    Unreachable,
+)
+from .journal import OverspendError, Row
+from .protocol import Rejection
+
+NOT_BILLED = "Segmind does not bill refused or failed jobs"
+WILL_BE_CHARGED = "Segmind has no cancel: the job is charged if it completes, and its picture is kept for you"
+PAID = "The job is paid"
+RUN_AGAIN = "Run the same inputs again to pick the job up; that costs nothing"
+
+
+def rejected(refusal: Rejection) -> Rejected:
+    """The submit was refused."""
+    what, todo = protocol.meaning(refusal.status, refusal.words)
+    return Rejected(what, NOT_BILLED, todo, status=refusal.status, words=refusal.words)
+
+
+def upload_refused(refusal: Rejection) -> Rejected:
+    what, todo = protocol.meaning(refusal.status, refusal.words)
+    return Rejected(
+        f"Uploading an image: {what}", NOTHING_SENT, todo, status=refusal.status, words=refusal.words
+    )
+
+
+def unreachable(why: str) -> Unreachable:
+    return Unreachable(
+        f"Segmind could not be reached ({why})", NOTHING_SENT, "Check the network, then run again"
+    )
+
+
+def too_late_to_send(timeout_s: float) -> Unreachable:
+    return Unreachable(
+        f"The job could not be submitted within {timeout_s:.0f} seconds", NOTHING_SENT, "Run again, or later"
+    )
+
+
+def outcome_unknown(row: Row) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"The job was sent and no answer came ({row.note or 'the program stopped'}), and the account's"
+        " request history does not show it yet",
+        "It may have been accepted and charged, so it is not sent again",
+        "Run the same inputs again to look in the history once more; to pay for another, set reuse to"
+        " always_new",
+    )
+
+
+def failed(row: Row) -> JobFailed:
+    return JobFailed(
+        f'Segmind reports that the job failed: "{row.note}"',
+        "Failed jobs are not billed",
+        "Change what it names, or run again to try again",
+        request_id=row.request_id,
+    )
+
+
+def still_running(row: Row, waited_s: float) -> StillRunning:
+    where = "has been sent" if row.request_id is None else "is still running at Segmind"
+    return StillRunning(
+        f"The job {where} after {waited_s:.0f} seconds of waiting",
+        WILL_BE_CHARGED,
+        f"{RUN_AGAIN} (within an hour is surest, seven days is the end)",
+        request_id=row.request_id,
+    )
+
+
+def interrupted(request_ids: Sequence[str], sending: int) -> Interrupted:
+    """The person pressed cancel.
+
+    Args:
+        request_ids: of the jobs that were accepted and had not ended.
+        sending: how many more may have been accepted.
+    """
+    todo = RUN_AGAIN if request_ids or sending else "Run again when you like"
+    if not request_ids and not sending:
+        return Interrupted("You stopped before anything was submitted", NOTHING_SENT, todo)
+    jobs = ", ".join(request_ids) or "a job whose answer had not come yet"
+    return Interrupted(f"You stopped waiting for {jobs}", WILL_BE_CHARGED, todo)
+
+
+def out_of_reach(row: Row, why: str) -> StillRunning:
+    """The job was accepted, and now its state or picture cannot be read."""
+    return StillRunning(
+        f"The job was accepted, but Segmind does not let it be read now ({why})",
+        PAID if row.state == "COMPLETED" else WILL_BE_CHARGED,
+        f"Check the key and the network. {RUN_AGAIN}",
+        request_id=row.request_id,
+    )
+
+
+def lost(row: Row) -> ResultLost:
+    return ResultLost(
+        "The picture is gone: Segmind keeps results for seven days, and it is not in the local store",
+        PAID if row.cost_usd is not None else "The job was accepted and was charged if it completed",
+        "To pay for another, set reuse to always_new",
+        request_id=row.request_id,
+    )
+
+
+def over_cap(error: OverspendError) -> SpendCapReached:
+    return SpendCapReached(
+        f"This job (about ${error.estimate_usd:.4f}) on top of ${error.committed_usd:.4f} spent or reserved"
+        f" by this run would pass max_cost_usd ${error.cap_usd:.4f}",
+        "Nothing was sent for it",
+        "Raise max_cost_usd, or lower count",
+    )
+
+
+def disk_failed(error: Exception) -> SegmindError:
+    return SegmindError(
+        f"The job journal or the store of pictures could not be read or written ({error})",
+        "What was sent before is not sent again, and nothing more was sent",
+        "Make room on the disk or correct the folder's permissions. " + RUN_AGAIN,
+    )
+
+
+def past(row: Row) -> SegmindError | None:
+    """Why a final row gives no picture; None when it does, or is not final."""
+    if row.state == "FAILED":
+        return failed(row)
+    if row.state == "EXPIRED":
+        return lost(row)
+    if row.state == "REJECTED":
+        return Rejected(row.note, NOT_BILLED, "Run again", status=0, words=row.note)
+    return None

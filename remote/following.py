@@ -1,0 +1,198 @@
+"""From an accepted job to its bytes in the vault. GETs only: nothing here can cost money."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Protocol, TypeVar
+
+from . import explain
+from .asking import Asker
+from .client import Client
+from .errors import DownloadRefused
+from .governor import Priority
+from .journal import Journal, Row
+from .loose import media_type
+from .pacing import Cadence, Eta
+from .protocol import Metrics, Record, Rejection, Result, Retry, Status
+from .vault import Kept
+
+LAG_S, LAG_TRIES = 10.0, 5
+RECORD_S = 3600.0
+RESULT_RETRY_S = 30.0
+RESULT_PAUSE_S = 1.0
+FILE_S = 7 * 86400.0
+DAMAGED_TRIES = 5
+
+T = TypeVar("T")
+
+
+class Store(Protocol):
+    """Content-addressed bytes."""
+
+    def put(self, data: bytes, media_type: str) -> Kept:
+        """Keeps the bytes for good."""
+
+    def get(self, sha256: str) -> bytes | None:
+        """The bytes, if they are here and whole."""
+
+
+class Follower:
+    """Follows accepted jobs.
+
+    Args:
+        check: raises DownloadRefused when bytes are not a picture that can be shown.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        journal: Journal,
+        store: Store,
+        check: Callable[[bytes], object],
+        asker: Asker,
+        rng: Random,
+    ) -> None:
+        self._client, self._journal, self._store, self._check = client, journal, store, check
+        self._asker, self._clock, self._rng = asker, asker.clock, rng
+        self.eta = Eta(journal.durations_s())
+
+    async def poll(self, row: Row, saw: Callable[[str], None], until: float) -> None:
+        """ACCEPTED to COMPLETED, KEPT, FAILED or EXPIRED.
+
+        Args:
+            saw: hears each state the server reports.
+            until: when to give up, monotonic seconds; the row then stays ACCEPTED.
+        """
+        request_id, missing = row.request_id or "", 0
+        cadence = Cadence(self.eta, self._rng, resumed=self.age(row) > self.eta.seconds)
+        while self._clock.monotonic() < until:
+            await self._clock.sleep(cadence.wait(self.age(row)))
+            answer = await self._ask(lambda: self._client.status(request_id), Priority.STATUS, until)
+            if isinstance(answer, Status):
+                saw(answer.state)
+                if answer.state == "FAILED":
+                    return self._journal.failed(row.id, answer.error or "no explanation")
+                if answer.state == "COMPLETED":
+                    self.eta.learn(self.age(row))
+                    return await self._collect(row, until)
+            elif isinstance(answer, Rejection) and answer.status == 404:
+                missing += 1
+                if self._is_gone(row, missing):
+                    return await self._from_record(row, until)
+            elif isinstance(answer, Rejection):
+                raise explain.out_of_reach(row, f"{answer.status}: {answer.words}")
+
+    async def keep(self, row: Row, until: float) -> None:
+        """COMPLETED to KEPT: downloads the picture, again where it came damaged."""
+        refused: DownloadRefused | None = None
+        try:
+            data = await self._intact(row, until)
+        except DownloadRefused as error:
+            data, refused = None, error
+        data = data or await self._elsewhere(row, until)
+        if data:
+            return await self._store_bytes(row, data)
+        if refused:
+            refused.request_id = row.request_id
+            raise refused
+        if self.age(row) > FILE_S:
+            return self._journal.expired(row.id, "the file is gone")
+        raise explain.out_of_reach(row, "its picture could not be fetched")
+
+    def age(self, row: Row) -> float:
+        """Seconds since the submit, by the wall clock, since a restart may lie between."""
+        return max(0.0, self._clock.wall() - (row.submitted_at or row.created_at))
+
+    def _is_gone(self, row: Row, missing: int) -> bool:
+        """A 404 soon after the submit is a replica that has not heard of it; later the hour is over."""
+        return missing > LAG_TRIES or self.age(row) > RECORD_S or (self.age(row) > LAG_S and missing > 1)
+
+    async def _collect(self, row: Row, until: float) -> None:
+        """Fetches the result of a job that is reported done; it may lag behind that report."""
+        soon = min(until, self._clock.monotonic() + RESULT_RETRY_S)
+        while True:
+            answer = await self._ask(lambda: self._client.result(row.request_id or ""), Priority.RESULT, soon)
+            if isinstance(answer, Result):
+                self._settle(row, answer.metrics)
+                if answer.source.url:
+                    return self._journal.completed(row.id, answer.source.url)
+                await asyncio.to_thread(self._check, answer.source.data)
+                return await self._store_bytes(row, answer.source.data)
+            if isinstance(answer, Status) and answer.state == "FAILED":
+                return self._journal.failed(row.id, answer.error or "no explanation")
+            if isinstance(answer, Rejection) and answer.status != 404:
+                raise explain.out_of_reach(row, f"{answer.status}: {answer.words}")
+            if isinstance(answer, Retry) or self._clock.monotonic() >= soon:
+                return await self._from_record(row, until)
+            await self._clock.sleep(RESULT_PAUSE_S)
+
+    async def _from_record(self, row: Row, until: float) -> None:
+        """The second chance: the account's own record of the request, of any age."""
+        soon = min(until, self._clock.monotonic() + RESULT_RETRY_S)
+        record = await self._record(row, soon)
+        if isinstance(record, Record):
+            self._settle(row, Metrics(cost_usd=record.cost_usd))
+            if record.state == "FAILED":
+                return self._journal.failed(row.id, record.error or "no explanation")
+            if record.url:
+                return self._journal.completed(row.id, record.url)
+            if self.age(row) <= RECORD_S:
+                return None  # the account knows it as unfinished: look again
+        if self.age(row) > FILE_S:
+            return self._journal.expired(row.id, "the record is gone")
+        raise explain.out_of_reach(row, _unread(record))
+
+    async def _intact(self, row: Row, until: float) -> bytes | None:
+        """The picture, checked; None when there is nothing at its address."""
+        for last in [False] * (DAMAGED_TRIES - 1) + [True]:
+            data = await self._fetch(row.url, until)
+            if data is None:
+                return None
+            try:
+                await asyncio.to_thread(self._check, data)
+                return data
+            except DownloadRefused as refused:
+                if last or not refused.retryable:
+                    raise
+            await self._clock.sleep(RESULT_PAUSE_S)
+        return None
+
+    async def _elsewhere(self, row: Row, until: float) -> bytes | None:
+        """The picture at the address that the account's record has, where that is another one."""
+        record = await self._record(row, min(until, self._clock.monotonic() + RESULT_RETRY_S))
+        if not isinstance(record, Record) or record.url in ("", row.url):
+            return None
+        self._journal.completed(row.id, record.url)
+        moved = self._journal.row(row.id)
+        return await self._intact(moved, until) if moved else None
+
+    async def _fetch(self, url: str, until: float) -> bytes | None:
+        """The bytes at an address; it is on another host, which Segmind's rate limit does not cover."""
+        data = await self._asker.persist(lambda: self._client.download(url), until)
+        return data if isinstance(data, bytes) else None
+
+    async def _store_bytes(self, row: Row, data: bytes) -> None:
+        kept = await asyncio.to_thread(self._store.put, data, media_type(data))
+        self._journal.kept(row.id, kept.sha256)
+
+    async def _record(self, row: Row, until: float) -> Record | Retry | Rejection:
+        call, host = (lambda: self._client.record(row.request_id or "")), self._client.hosts.account
+        return await self._asker.ask(call, Priority.RESULT, host, until)
+
+    async def _ask(
+        self, call: Callable[[], Awaitable[T | Retry | Rejection]], priority: Priority, until: float
+    ) -> T | Retry | Rejection:
+        return await self._asker.ask(call, priority, self._client.hosts.api, until)
+
+    def _settle(self, row: Row, metrics: Metrics) -> None:
+        self._journal.settle(
+            row.id, metrics.cost_usd, metrics.remaining_usd, metrics.queue_s, metrics.inference_s
+        )
+
+
+def _unread(record: Record | Retry | Rejection) -> str:
+    if isinstance(record, Record):
+        return f"the account's history says {record.state or 'nothing'} and has no picture"
+    return record.why if isinstance(record, Retry) else f"{record.status}: {record.words}"

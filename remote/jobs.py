@@ -1,0 +1,380 @@
+"""The state machine of a paid job: the money rules can be verified from this file and the journal's states.
+
+`_drive` reads the row and does the one step its state allows, until the row is final:
+
+    PLANNED     _submit         the only place that sends a paid request, once per SUBMITTING row
+    UNKNOWN     _reconcile      looks for the job in the account's history; never sends
+    ACCEPTED    Follower.poll   GETs only
+    COMPLETED   Follower.keep   GETs only
+
+(a) SUBMITTING is on disk before the first byte, request_id before anything else happens: `_submit`.
+(b) A submit whose outcome is unknown is never sent again: UNKNOWN leads to ACCEPTED only.
+(c) The same inputs find the same row, whatever happened to the process: `Journal.claim`.
+(d) One row has one driver, here (`_driven`) and across processes (`Journal.take`); all others wait for it.
+(e) Jobs of a batch know nothing of each other: `batch`.
+(f) The cap is reserved in the same transaction as SUBMITTING and settled with the real cost.
+(g) Whoever stops waiting leaves the driver alone once it has sent: `_leave`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from random import Random
+
+from . import explain
+from .asking import Asker
+from .client import Client
+from .errors import SegmindError, SpendCapReached
+from .following import Follower, Store
+from .governor import Governor, Priority
+from .images import Encoded, data_url
+from .journal import Journal, OverspendError, Row
+from .orders import Order, Progress, Terms
+from .pacing import backoff
+from .protocol import Accepted, Credits, Metrics, NotSent, Record, Rejection, Retry, Unknown
+from .request import body_digest, encode_body
+
+RECONCILE_AT_S = (3.0, 8.0, 20.0, 45.0)
+RECONCILE_EARLY_S = 120.0
+HISTORY_PAGES = 10
+NOT_SENT_TRIES = 6
+FOLLOW_S = 3300.0
+UPLOAD_REUSE_S = 6 * 86400.0
+JOIN_S = 0.25
+TELL_S = 0.5
+
+
+@dataclass
+class _Drive:
+    """A row being worked on, and who waits for it."""
+
+    terms: Terms
+    task: asyncio.Task[Row]
+    waiters: int = 0
+    sent: bool = False
+    state: str = "PLANNED"
+
+    def saw(self, state: str) -> None:
+        self.state = state
+
+
+class _GoneError(Exception):
+    """The row was discarded by whoever planned it: claim again."""
+
+
+class Jobs:
+    """All jobs of one journal in this process. Belongs to one event loop.
+
+    Args:
+        check: raises DownloadRefused when bytes are not a picture that can be shown.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        journal: Journal,
+        store: Store,
+        check: Callable[[bytes], object],
+        *,
+        governor: Governor | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._client, self._journal, self._store = client, journal, store
+        self._governor, self._rng = governor or Governor(), rng or Random()
+        self._clock, self._asker = self._governor.clock, Asker(self._governor, self._rng)
+        self._follower = Follower(client, journal, store, check, self._asker, self._rng)
+        self._driven: dict[int, _Drive] = {}
+        self._closing = False
+        self._uploading = asyncio.Lock()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._driven)
+
+    async def close(self) -> None:
+        """Stops everything at once; the journal knows how to go on."""
+        self._closing = True
+        tasks = [drive.task for drive in self._driven.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def batch(
+        self, orders: Sequence[Order], terms: Terms, tell: Callable[[int, Progress], None] = lambda i, p: None
+    ) -> list[Row | SegmindError]:
+        """One outcome per order, in order. No outcome affects another; cancelling stops the waiting only."""
+
+        async def one(index: int, order: Order) -> Row | SegmindError:
+            try:
+                return await self.obtain(order, terms, lambda progress: tell(index, progress))
+            except SegmindError as error:
+                return error
+            except (sqlite3.Error, OSError) as error:
+                return explain.disk_failed(error)
+
+        return list(await asyncio.gather(*(one(i, order) for i, order in enumerate(orders))))
+
+    async def obtain(
+        self, order: Order, terms: Terms, tell: Callable[[Progress], None] = lambda p: None
+    ) -> Row:
+        """The KEPT row of this order's picture: an earlier one, one in flight, or a new one.
+
+        Raises:
+            SegmindError: there will be none, or not before the deadline.
+        """
+        fingerprint = order.fingerprint(self._client.hosts.api)
+        deadline = self._clock.monotonic() + terms.timeout_s
+        while not self._closing:
+            row = self._journal.claim(
+                fingerprint, prompt=order.request.prompt, seed=order.request.seed, new=terms.always_new
+            )
+            try:
+                return await self._await(row, order, terms, deadline, tell)
+            except _GoneError:
+                continue
+        raise explain.interrupted([], 0)
+
+    async def recover(self, request_id: str, terms: Terms, tell: Callable[[Progress], None]) -> Row:
+        """The KEPT row of a job that is known by its request_id, from this machine or another."""
+        row = self._journal.adopt(request_id)
+        try:
+            return await self._await(row, None, terms, self._clock.monotonic() + terms.timeout_s, tell)
+        except _GoneError:
+            raise explain.interrupted([], 0) from None
+
+    async def credits(self, timeout_s: float) -> Credits | Retry | Rejection:
+        """The account's balance."""
+        until, host = self._clock.monotonic() + timeout_s, self._client.hosts.api
+        return await self._asker.ask(self._client.credits, Priority.STATUS, host, until)
+
+    # Waiting
+
+    async def _await(
+        self, row: Row, order: Order | None, terms: Terms, deadline: float, tell: Callable[[Progress], None]
+    ) -> Row:
+        """Waits for the row's one driver, until the deadline or the caller's cancellation."""
+        kept = row.state == "KEPT" and await asyncio.to_thread(self._store.get, row.sha256) is not None
+        if row.state == "KEPT" and not kept:
+            self._journal.lost_bytes(row.id)
+        elif kept:
+            tell(self._progress(row, None, terms, deadline, reused=True))
+            return row
+        reused = row.state != "PLANNED"
+        drive = self._driven.get(row.id) or self._start(row, order, terms)
+        drive.waiters += 1
+        try:
+            while not drive.task.done():
+                now = self._journal.row(row.id) or row
+                tell(self._progress(now, drive, terms, deadline, reused=reused))
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise self._too_late(now, terms)
+                await self._first_of(drive.task, min(left, TELL_S))
+        finally:
+            self._leave(drive)
+        return self._outcome(drive, terms)
+
+    async def _first_of(self, task: asyncio.Task[Row], seconds: float) -> None:
+        """Returns when the task is done or the time is over; the task goes on."""
+        pause = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait({task, pause}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+
+    def _leave(self, drive: _Drive) -> None:
+        """With nobody waiting, an unsent job is not sent; one that was sent is followed to its end."""
+        drive.waiters -= 1
+        if not drive.waiters and not drive.sent:
+            drive.task.cancel()
+
+    def _outcome(self, drive: _Drive, terms: Terms) -> Row:
+        if drive.task.cancelled():
+            raise _GoneError
+        error = drive.task.exception()
+        if isinstance(error, SpendCapReached) and drive.terms.budget != terms.budget:
+            raise _GoneError  # another run's cap, not ours
+        if error:
+            raise error
+        return drive.task.result()
+
+    def _too_late(self, row: Row, terms: Terms) -> SegmindError:
+        if row.state == "PLANNED":
+            return explain.too_late_to_send(terms.timeout_s)
+        if row.state == "UNKNOWN":
+            return explain.outcome_unknown(row)
+        return explain.still_running(row, terms.timeout_s)
+
+    def _progress(
+        self, row: Row, drive: _Drive | None, terms: Terms, deadline: float, *, reused: bool = False
+    ) -> Progress:
+        waited = terms.timeout_s - (deadline - self._clock.monotonic())
+        known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
+        state = drive.state if drive and row.state == "ACCEPTED" else row.state
+        return Progress(row.id, state, waited, self._follower.eta.seconds, row.request_id, known, reused)
+
+    # Driving
+
+    def _start(self, row: Row, order: Order | None, terms: Terms) -> _Drive:
+        drive = _Drive(terms, task=None)  # type: ignore[arg-type]
+        drive.task = asyncio.ensure_future(self._drive(row.id, order, drive))
+        drive.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._driven[row.id] = drive
+        return drive
+
+    async def _drive(self, id: int, order: Order | None, drive: _Drive) -> Row:
+        """One step after another until the row is final. Cancelled before anything was sent, or at exit."""
+        horizon, row = self._clock.monotonic() + FOLLOW_S, None
+        try:
+            async with self._governor.job():
+                while self._clock.monotonic() < horizon:
+                    row = self._journal.take(id)
+                    if row is None:
+                        raise _GoneError
+                    ending = explain.past(row)
+                    if ending:
+                        raise ending
+                    if row.state == "KEPT":
+                        return row
+                    drive.sent = row.state != "PLANNED"
+                    await self._step(row, order, drive, horizon)
+            row = self._journal.row(id)
+            raise explain.still_running(row, FOLLOW_S) if row else _GoneError
+        except SegmindError as error:
+            error.request_id = error.request_id or (row.request_id if row else None)
+            raise
+        finally:
+            del self._driven[id]
+            self._journal.discard(id)
+            self._journal.release(id)
+
+    async def _step(self, row: Row, order: Order | None, drive: _Drive, horizon: float) -> None:
+        if row.owner != self._journal.owner:
+            await self._clock.sleep(JOIN_S)
+        elif row.state == "PLANNED" and order:
+            await self._submit(row, order, drive)
+        elif row.state == "UNKNOWN":
+            await self._reconcile(row)
+        elif row.state == "ACCEPTED":
+            await self._follower.poll(row, drive.saw, horizon)
+        elif row.state == "COMPLETED":
+            await self._follower.keep(row, horizon)
+        else:
+            raise _GoneError
+
+    async def _submit(self, row: Row, order: Order, drive: _Drive) -> None:
+        """PLANNED to whatever the server says. Sends again only after proof that nothing was accepted."""
+        drive.state = "UPLOADING"
+        body = order.request.body([await self._online(reference) for reference in order.references])
+        drive.state = "PLANNED"
+        unreached = 0
+        for tries in itertools.count():
+            proof = await self._send(row, encode_body(body), body_digest(body), drive)
+            if proof is None:
+                return
+            if not drive.waiters:
+                raise asyncio.CancelledError
+            unreached += isinstance(proof, NotSent)
+            if isinstance(proof, NotSent) and unreached >= NOT_SENT_TRIES:
+                raise explain.unreachable(proof.why)
+            hint = proof.hint_s if isinstance(proof, Rejection) else None
+            await self._clock.sleep(backoff(tries, hint, self._rng))
+
+    async def _send(
+        self, row: Row, wire: bytes, digest: str, drive: _Drive
+    ) -> NotSent | Rejection | None:
+        """One paid request, on disk before it leaves and again before anything else happens.
+
+        Returns proof that it was not accepted and may be sent again, or None when the row says how to go on.
+        """
+        async with self._governor.turn(Priority.SUBMIT, host=self._client.hosts.api) as turn:
+            drive.sent = True
+            if not self._reserve(row, digest, drive):
+                return None
+            answer = await self._client.submit(wire)
+            if isinstance(answer, Accepted):
+                self._journal.accepted(row.id, answer.request_id)
+            elif isinstance(answer, Unknown):
+                self._journal.unknown(row.id, answer.why)
+            elif isinstance(answer, Rejection) and not answer.throttled:
+                refusal = explain.rejected(answer)
+                self._journal.rejected(row.id, refusal.what)
+                raise refusal
+            else:
+                self._journal.not_sent(row.id)
+                drive.sent = False
+                turn.unreachable() if isinstance(answer, NotSent) else turn.limited(answer.hint_s)
+                return answer
+            return None
+
+    def _reserve(self, row: Row, digest: str, drive: _Drive) -> bool:
+        """Puts SUBMITTING and the reservation on disk; False when the row is no longer ours to send."""
+        try:
+            return self._journal.submitting(
+                row.id,
+                digest,
+                budget=drive.terms.budget,
+                cap_usd=drive.terms.max_cost_usd,
+                estimate_usd=self._journal.estimate_usd(),
+            )
+        except OverspendError as error:
+            raise explain.over_cap(error) from None
+
+    async def _online(self, reference: Encoded) -> str:
+        """The address of an uploaded image; the same bytes are uploaded once."""
+        host = self._client.hosts.storage
+        async with self._uploading:
+            known = self._journal.upload(reference.sha256, host, UPLOAD_REUSE_S)
+            if known:
+                return known
+            until = self._clock.monotonic() + FOLLOW_S
+            upload = functools.partial(self._client.upload, [data_url(reference)])
+            urls = await self._asker.ask(upload, Priority.SUBMIT, host, until)
+            if isinstance(urls, Rejection):
+                raise explain.upload_refused(urls)
+            if isinstance(urls, Retry):
+                raise explain.unreachable(urls.why)
+            self._journal.uploaded(reference.sha256, host, urls[0])
+            return urls[0]
+
+    async def _reconcile(self, row: Row) -> None:
+        """Finds out whether an unanswered submit was accepted. Never sends it again."""
+        age = self._follower.age(row)
+        moments = [at for at in RECONCILE_AT_S if at > age]
+        for at in [age, *moments] if age > RECONCILE_AT_S[0] else moments:
+            await self._clock.sleep(max(0.0, at - self._follower.age(row)))
+            now = self._journal.row(row.id)
+            if now is None or now.state != "UNKNOWN" or await self._find(row):
+                return
+        raise explain.outcome_unknown(self._journal.row(row.id) or row)
+
+    async def _find(self, row: Row) -> bool:
+        """Looks for the row's exact body in the account's history; of several, the oldest that nobody has."""
+        sent_at = row.submitted_at or row.created_at
+        first, last = _day(sent_at - 86400), _day(sent_at + 86400)
+        matches: list[Record] = []
+        for page in range(1, HISTORY_PAGES + 1):
+            until = self._clock.monotonic() + RECONCILE_AT_S[0]
+            host = self._client.hosts.account
+            look = functools.partial(self._client.history, first, last, page)
+            answer = await self._asker.ask(look, Priority.RESULT, host, until)
+            if not isinstance(answer, tuple):
+                break
+            records, skew = answer
+            since = sent_at + skew - RECONCILE_EARLY_S
+            recent = [record for record in records if (record.created_at or since) >= since]
+            matches += [record for record in recent if record.body_digest == row.body_digest]
+            if not records or (records[-1].created_at or since) < since:
+                break
+        matches.sort(key=lambda record: record.created_at or 0.0)
+        return any(self._journal.found(row.id, record.request_id) for record in matches)
+
+
+def _day(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%d")

@@ -1,0 +1,353 @@
+"""What was asked, accepted and paid, in sqlite: a job survives a crash without a second charge.
+
+One row is one attempt: at most one submit that the server can have accepted. States and who may leave them:
+
+    PLANNED     nothing sent                     -> SUBMITTING, or the row is discarded
+    SUBMITTING  on disk before the first byte    -> ACCEPTED, UNKNOWN, REJECTED, PLANNED (proof it never left)
+    UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history); or, where its
+                sender was only slow, what the late answer says
+    ACCEPTED    request_id on disk               -> COMPLETED, KEPT, FAILED, EXPIRED
+    COMPLETED   the picture's address known      -> KEPT, FAILED, EXPIRED
+    KEPT        the bytes are in the vault       final, unless the vault loses them (-> ACCEPTED)
+    FAILED      accepted, not billed             final; the next run opens a new attempt
+    REJECTED    refused, not billed              final; the next run opens a new attempt
+    EXPIRED     the picture can no longer be had final
+
+Every change is a compare-and-set inside BEGIN IMMEDIATE, WAL with synchronous=FULL, so that two ComfyUI
+processes on one folder agree. An owner proves it lives by its beat; the money rules do not depend on the
+clock being right, only on these compare-and-sets. The key is never here, of the prompt only its start.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+from .schema import SCHEMA, SCHEMA_VERSION, Row
+
+PROMPT_START = 60
+LEASE_S = 10.0
+UNKNOWN_SETTLED_S = 60.0
+BUSY_S = 30.0
+AVERAGE_COST_USD = 0.0402  # published average for this model, 2026-08
+
+OPEN = ("PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
+UNBILLED = ("FAILED", "REJECTED")
+
+_COLUMNS = ", ".join(field.name for field in fields(Row))
+
+
+class OverspendError(Exception):
+    """The reservation would pass the cap."""
+
+    def __init__(self, committed_usd: float, estimate_usd: float, cap_usd: float) -> None:
+        super().__init__(committed_usd, estimate_usd, cap_usd)
+        self.committed_usd, self.estimate_usd, self.cap_usd = committed_usd, estimate_usd, cap_usd
+
+
+class Journal:
+    """The journal of one folder. Use from one thread; other processes may have it open too.
+
+    Args:
+        path: the database file; its folder must exist.
+        now: wall clock, Unix seconds.
+        lease_s: how long an owner that stopped beating is still believed to live.
+    """
+
+    def __init__(self, path: Path, *, now: Callable[[], float] = time.time, lease_s: float = LEASE_S) -> None:
+        self.owner = uuid.uuid4().hex
+        self._now, self._lease_s = now, lease_s
+        self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        _set_wal(self._db)
+        for pragma in ("synchronous=FULL", "fullfsync=ON"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._migrate(path)
+        path.chmod(0o600)
+
+    def close(self) -> None:
+        """Leaves every job free for others to take."""
+        with self._write() as db:
+            db.execute("UPDATE jobs SET owner = NULL WHERE owner = ?", (self.owner,))
+            db.execute("DELETE FROM owners WHERE owner = ?", (self.owner,))
+        self._db.close()
+
+    def beat(self) -> None:
+        """Tells other processes that this one lives; call every second or two."""
+        with self._write() as db:
+            db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
+
+    def claim(self, fingerprint: str, *, prompt: str, seed: int, new: bool = False) -> Row:
+        """The attempt that answers this request: the one there is, else a PLANNED one of ours.
+
+        Args:
+            new: open another attempt where the last has ended, or its outcome could not be found out; one
+                that is under way is shared all the same.
+        """
+        with self._write() as db:
+            last = self._one("fingerprint = ? ORDER BY attempt DESC LIMIT 1", fingerprint)
+            if last and not (last.state in UNBILLED or (new and self._is_over(last))):
+                return last
+            attempt = last.attempt + 1 if last else 1
+            db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
+            db.execute(
+                "INSERT INTO jobs (fingerprint, attempt, state, owner, prompt_start, seed, created_at)"
+                " VALUES (?, ?, 'PLANNED', ?, ?, ?, ?)",
+                (fingerprint, attempt, self.owner, prompt[:PROMPT_START], seed, self._now()),
+            )
+            return self._last_inserted()
+
+    def adopt(self, request_id: str) -> Row:
+        """The row of a job that is known by its request_id alone, made where there is none."""
+        with self._write() as db:
+            row = self._one("request_id = ?", request_id)
+            if row:
+                return row
+            db.execute(
+                "INSERT INTO jobs (fingerprint, attempt, state, prompt_start, request_id, created_at,"
+                " submitted_at) VALUES (?, 1, 'ACCEPTED', '', ?, ?, ?)",
+                (f"request {request_id}", request_id, self._now(), self._now()),
+            )
+            return self._last_inserted()
+
+    def take(self, id: int) -> Row | None:
+        """The row, ours to work on unless it is final or its owner lives (then `owner` says whose).
+
+        A SUBMITTING row that nobody is sending becomes UNKNOWN: whether its bytes left cannot be known.
+        """
+        with self._write() as db:
+            row = self._one("id = ?", id)
+            if row is None or row.state not in OPEN or self._lives_elsewhere(row):
+                return row
+            state = "UNKNOWN" if row.state == "SUBMITTING" else row.state
+            db.execute("UPDATE jobs SET owner = ?, state = ? WHERE id = ?", (self.owner, state, id))
+            db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
+            return self._one("id = ?", id)
+
+    def release(self, id: int) -> None:
+        with self._write() as db:
+            db.execute("UPDATE jobs SET owner = NULL WHERE id = ? AND owner = ?", (id, self.owner))
+
+    def submitting(
+        self,
+        id: int,
+        body_digest: str,
+        *,
+        budget: str = "",
+        cap_usd: float | None = None,
+        estimate_usd: float = 0.0,
+    ) -> bool:
+        """PLANNED to SUBMITTING with its reservation; True means: send, once.
+
+        Raises:
+            OverspendError: this estimate on top of what `budget` has spent and reserved passes `cap_usd`.
+        """
+        with self._write() as db:
+            committed = self.committed_usd(budget) if budget else 0.0
+            if cap_usd is not None and committed + estimate_usd > cap_usd + 1e-9:
+                raise OverspendError(committed, estimate_usd, cap_usd)
+            done = db.execute(
+                "UPDATE jobs SET state = 'SUBMITTING', body_digest = ?, budget = ?, reserved_usd = ?,"
+                " submitted_at = ? WHERE id = ? AND state = 'PLANNED' AND owner = ?",
+                (body_digest, budget, estimate_usd, self._now(), id, self.owner),
+            )
+            return done.rowcount == 1
+
+    def not_sent(self, id: int) -> None:
+        """Back to PLANNED: whoever sent it has proof that nothing was accepted."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE jobs SET state = 'PLANNED', reserved_usd = 0, submitted_at = NULL"
+                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN')",
+                (id,),
+            )
+
+    def unknown(self, id: int, why: str) -> None:
+        self._move(id, ("SUBMITTING",), "UNKNOWN", note=why)
+
+    def accepted(self, id: int, request_id: str) -> None:
+        """The server's own answer to our submit; UNKNOWN should another row have that request_id."""
+        with self._write() as db:
+            done = db.execute(
+                "UPDATE OR IGNORE jobs SET state = 'ACCEPTED', request_id = ?, note = '', changed_at = ?"
+                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN')",
+                (request_id, self._now(), id),
+            )
+            if done.rowcount == 0:
+                db.execute("UPDATE jobs SET state = 'UNKNOWN' WHERE id = ? AND state = 'SUBMITTING'", (id,))
+
+    def found(self, id: int, request_id: str) -> bool:
+        """UNKNOWN to ACCEPTED with a request_id out of the account's history.
+
+        False when another attempt holds it, or is just being sent with the same body and may prove to.
+        """
+        with self._write() as db:
+            done = db.execute(
+                "UPDATE OR IGNORE jobs SET state = 'ACCEPTED', request_id = ?, note = '' WHERE id = ?"
+                " AND state = 'UNKNOWN' AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.id <> jobs.id"
+                " AND other.state = 'SUBMITTING' AND other.body_digest = jobs.body_digest)",
+                (request_id, id),
+            )
+            return done.rowcount == 1
+
+    def completed(self, id: int, url: str) -> None:
+        self._move(id, ("ACCEPTED", "COMPLETED"), "COMPLETED", url=url)
+
+    def settle(
+        self,
+        id: int,
+        cost_usd: float | None,
+        remaining_usd: float | None = None,
+        queue_s: float | None = None,
+        inference_s: float | None = None,
+    ) -> None:
+        """Writes what is known; what is None stays as it was."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE jobs SET cost_usd = COALESCE(?, cost_usd),"
+                " remaining_usd = COALESCE(?, remaining_usd), queue_s = COALESCE(?, queue_s),"
+                " inference_s = COALESCE(?, inference_s) WHERE id = ?",
+                (cost_usd, remaining_usd, queue_s, inference_s, id),
+            )
+
+    def kept(self, id: int, sha256: str) -> None:
+        self._move(id, ("ACCEPTED", "COMPLETED"), "KEPT", sha256=sha256)
+
+    def lost_bytes(self, id: int) -> None:
+        """KEPT back to ACCEPTED: the vault no longer has them, Segmind may."""
+        self._move(id, ("KEPT",), "ACCEPTED", sha256="")
+
+    def failed(self, id: int, why: str) -> None:
+        self._move(id, ("ACCEPTED", "COMPLETED"), "FAILED", note=why)
+
+    def rejected(self, id: int, why: str) -> None:
+        self._move(id, ("SUBMITTING", "UNKNOWN"), "REJECTED", note=why)
+
+    def expired(self, id: int, why: str) -> None:
+        self._move(id, ("ACCEPTED", "COMPLETED"), "EXPIRED", note=why)
+
+    def discard(self, id: int) -> bool:
+        """Forgets a row from which nothing was sent."""
+        with self._write() as db:
+            done = db.execute(
+                "DELETE FROM jobs WHERE id = ? AND state = 'PLANNED' AND owner = ?", (id, self.owner)
+            )
+            return done.rowcount == 1
+
+    def row(self, id: int) -> Row | None:
+        return self._one("id = ?", id)
+
+    def by_request_id(self, request_id: str) -> Row | None:
+        return self._one("request_id = ?", request_id)
+
+    def rows(self, limit: int = 100) -> list[Row]:
+        """Newest first."""
+        return list(self._select("1 ORDER BY id DESC LIMIT ?", limit))
+
+    def committed_usd(self, budget: str) -> float:
+        """Dollars spent or reserved under `budget`; a cost that is not known counts as its reservation."""
+        query = (
+            "SELECT COALESCE(SUM(COALESCE(cost_usd, reserved_usd)), 0) FROM jobs"
+            " WHERE budget = ? AND state NOT IN ('FAILED', 'REJECTED')"
+        )
+        return float(self._db.execute(query, (budget,)).fetchone()[0])
+
+    def estimate_usd(self) -> float:
+        """What the next job may cost: the dearest of the last twenty, at least the published average."""
+        query = (
+            "SELECT MAX(cost_usd) FROM"
+            " (SELECT cost_usd FROM jobs WHERE cost_usd > 0 ORDER BY id DESC LIMIT 20)"
+        )
+        dearest = self._db.execute(query).fetchone()[0]
+        return max(AVERAGE_COST_USD, dearest or 0.0)
+
+    def durations_s(self) -> list[float]:
+        """Queue and inference seconds of the last twenty jobs that told them, oldest first."""
+        query = (
+            "SELECT COALESCE(queue_s, 0) + inference_s FROM jobs WHERE inference_s IS NOT NULL"
+            " ORDER BY id DESC LIMIT 20"
+        )
+        return [float(found[0]) for found in self._db.execute(query)][::-1]
+
+    def upload(self, sha256: str, host: str, newer_than_s: float) -> str | None:
+        """The address under which these bytes are online already."""
+        since = self._now() - newer_than_s
+        query = "SELECT url FROM uploads WHERE sha256 = ? AND host = ? AND uploaded_at > ?"
+        found = self._db.execute(query, (sha256, host, since)).fetchone()
+        return found[0] if found else None
+
+    def uploaded(self, sha256: str, host: str, url: str) -> None:
+        with self._write() as db:
+            db.execute("REPLACE INTO uploads VALUES (?, ?, ?, ?)", (sha256, host, url, self._now()))
+
+    def _migrate(self, path: Path) -> None:
+        with self._write() as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in filter(str.strip, SCHEMA.split(";\n")):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise RuntimeError(
+                    f"The job journal {path} has version {version}, this pack knows {SCHEMA_VERSION}."
+                    " Nothing was sent and nothing was charged. Update the pack."
+                )
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _move(self, id: int, before: tuple[str, ...], after: str, **values: str) -> None:
+        """`before` to `after`; a row that another process has moved on already stays as it is."""
+        changes = "".join(f", {name} = ?" for name in values)
+        marks = ", ".join("?" * len(before))
+        with self._write() as db:
+            db.execute(
+                f"UPDATE jobs SET state = ?, changed_at = ?{changes} WHERE id = ? AND state IN ({marks})",
+                (after, self._now(), *values.values(), id, *before),
+            )
+
+    def _is_over(self, row: Row) -> bool:
+        searched = row.owner is None and self._now() - (row.submitted_at or 0.0) > UNKNOWN_SETTLED_S
+        return searched if row.state == "UNKNOWN" else row.state not in OPEN
+
+    def _lives_elsewhere(self, row: Row) -> bool:
+        if row.owner is None or row.owner == self.owner:
+            return False
+        query = "SELECT 1 FROM owners WHERE owner = ? AND beat_at > ?"
+        return self._db.execute(query, (row.owner, self._now() - self._lease_s)).fetchone() is not None
+
+    def _last_inserted(self) -> Row:
+        row = self._one("id = last_insert_rowid()")
+        assert row is not None
+        return row
+
+    def _one(self, where: str, *values: object) -> Row | None:
+        return next(self._select(where, *values), None)
+
+    def _select(self, where: str, *values: object) -> Iterator[Row]:
+        for found in self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values):
+            yield Row(*found)
+
+
+def _set_wal(db: sqlite3.Connection) -> None:
+    """Switches to write-ahead logging; sqlite does not wait by itself while another process does the same."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)

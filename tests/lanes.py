@@ -1,0 +1,71 @@
+"""Lanes against the fake, in a hurry: one second here is `PACE` seconds for the code under test."""
+
+import asyncio
+import contextlib
+import time
+
+from fake_segmind import FakeSegmind, Settings
+from klein9b.remote import lane as lane_module
+from klein9b.remote.client import Timeouts
+from klein9b.remote.governor import Governor
+from klein9b.remote.keys import Hosts, Key
+from klein9b.remote.lane import Lane, Options
+from klein9b.remote.request import KleinRequest
+
+PACE = 100.0
+lane_module.WATCH_S = 0.01
+SHORT = Timeouts(connect_s=0.5, submit_s=0.5, get_s=0.5, upload_s=0.5, download_s=0.5)
+
+
+class FastClock:
+    """Runs `pace` times as fast as the world, from the same moment; `slept` is added to its wall time."""
+
+    def __init__(self, pace=PACE):
+        self._pace, self._wall, self._start, self.slept = pace, time.time(), time.monotonic(), 0.0
+
+    def monotonic(self):
+        return (time.monotonic() - self._start) * self._pace
+
+    def wall(self):
+        return self._wall + self.monotonic() + self.slept
+
+    async def sleep(self, seconds):
+        await asyncio.sleep(seconds / self._pace)
+
+
+def small_fake(**settings):
+    return FakeSegmind(settings=Settings(pixels=32 * 32, **settings))
+
+
+def hosts_of(fake):
+    return Hosts(api=fake.api_url, storage=fake.storage_url, account=fake.account_url)
+
+
+def make_lane(fake, directory, *, clock=None, timeouts=SHORT, in_flight=8, worker=None):
+    clock = clock or FastClock()
+    return Lane(
+        directory,
+        Key(fake.key),
+        hosts_of(fake),
+        worker=worker,
+        governor=lambda: Governor(per_minute=60000, burst=1000, in_flight=in_flight, clock=clock),
+        timeouts=timeouts,
+    )
+
+
+@contextlib.contextmanager
+def a_lane(fake, directory, **wishes):
+    lane = make_lane(fake, directory, **wishes)
+    try:
+        yield lane
+    finally:
+        asyncio.run(lane.close())
+
+
+def request(prompt="a red fox", **changes):
+    return KleinRequest(prompt=prompt, **{"seed": 7, **changes})
+
+
+def run(lane, *requests, arrays=(), **options):
+    """Pictures for the requests, from a loop that ends with them, as the host does it."""
+    return asyncio.run(lane.run(list(requests), list(arrays), Options(**options)))

@@ -1,0 +1,114 @@
+"""Klein 9B Loader in the real host: it refuses before it loads, and the model remembers its variant."""
+
+import pytest
+from safetensors.torch import save_file
+
+import standins
+
+MODEL = "flux-2-klein-9b.safetensors"
+BASE = "flux-2-klein-base-9b-fp8.safetensors"
+VAE = "flux2-vae.safetensors"
+
+
+@pytest.fixture(scope="module")
+def models(comfy_host, tmp_path_factory):
+    """A models folder that the host's folder lists read."""
+    import folder_paths
+
+    root = tmp_path_factory.mktemp("models")
+    standins.write_models(root)
+    kinds = ("diffusion_models", "text_encoders", "vae")
+    before = {kind: folder_paths.folder_names_and_paths[kind] for kind in kinds}
+    for kind in kinds:
+        folder_paths.folder_names_and_paths[kind] = ([str(root / kind)], {".safetensors"})
+    yield root
+    folder_paths.folder_names_and_paths.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shrunk(comfy_host):
+    """Lets the host build Qwen3-8B at the stand-in's shape, for this module only."""
+    import comfy.text_encoders.llama as llama
+
+    from standins.text_encoder import shrink_qwen3_8b
+
+    before = llama.Qwen3_8BConfig, llama.Qwen3_8B.get_input_embeddings
+    shrink_qwen3_8b()
+    yield
+    llama.Qwen3_8BConfig, llama.Qwen3_8B.get_input_embeddings = before
+
+
+@pytest.fixture
+def loaded_files(monkeypatch):
+    """Every path the host is asked to load weights from."""
+    import comfy.sd
+    import comfy.utils
+
+    paths = []
+    read = comfy.utils.load_torch_file
+    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, *a, **k: paths.append(path) or read(path, *a, **k))
+    return paths
+
+
+def load(model=MODEL, text_encoder=standins.TEXT_ENCODER, vae=VAE, variant="auto"):
+    from klein9b.nodes.loader import Klein9BLoader
+
+    return Klein9BLoader.execute(diffusion_model=model, text_encoder=text_encoder, vae=vae, variant=variant).args
+
+
+def test_it_loads_a_set_that_fits(models):
+    model, clip, vae = load()
+    assert type(model.model).__name__ == "Flux2"
+    assert vae.latent_channels == 128
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize("a fox"))
+    assert conditioning[0][0].shape[1:] == (512, 12288)
+
+
+@pytest.mark.parametrize(
+    ("file", "chosen", "name", "source"),
+    [
+        (MODEL, "auto", "distilled", "its file name is the official one"),
+        (BASE, "auto", "base", "its file name says base"),
+        (BASE, "kv", "kv", "chosen by you, although its file name says base"),
+    ],
+)
+def test_the_model_remembers_its_variant(models, file, chosen, name, source):
+    from klein9b.nodes.loader import ATTACHMENT
+
+    model, *_ = load(model=file, variant=chosen)
+    kept = model.clone().get_attachment(ATTACHMENT)
+    assert kept.variant.name == name and kept.variant.source.startswith(source)
+    assert f"Klein 9B {name}" in kept.summary and "2 + 2 blocks, width 256" in kept.summary
+
+
+def test_every_reload_factory_is_set(models):
+    """Multi-GPU clones reload from disk through these."""
+    model, clip, vae = load()
+    assert all(patcher.cached_patcher_init for patcher in (model, clip.patcher, vae.patcher))
+
+
+def test_a_flux1_vae_is_refused_before_anything_loads(models, loaded_files):
+    import torch
+
+    flux1 = {"decoder.conv_in.weight": torch.zeros(512, 16, 3, 3), "encoder.conv_in.weight": torch.zeros(128, 3, 3, 3)}
+    save_file(flux1, models / "vae" / "ae.safetensors")
+    with pytest.raises(ValueError, match="^ae.safetensors is a 16-channel VAE .* but vae needs the FLUX.2 VAE: get"):
+        load(vae="ae.safetensors")
+    assert loaded_files == []
+
+
+def test_a_truncated_model_is_refused_before_anything_loads(models, loaded_files):
+    whole = (models / "diffusion_models" / MODEL).read_bytes()
+    (models / "diffusion_models" / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="^cut.safetensors is cut short"):
+        load(model="cut.safetensors")
+    assert loaded_files == []
+
+
+def test_swapped_slots_are_named(models, loaded_files):
+    from klein9b.klein.file_set import check_set
+
+    folder = models / "diffusion_models"
+    with pytest.raises(ValueError, match="text_encoder"):
+        check_set(models / "text_encoders" / standins.TEXT_ENCODER, folder / MODEL, models / "vae" / VAE)
+    assert loaded_files == []
