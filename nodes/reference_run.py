@@ -87,7 +87,9 @@ class CachedReferences:
             rows = run.rows(model, ref_latents, x.dtype, transformer_options)
             appended = Appended(model, rows, transformer_options)
             out = executor(x, timestep, context, y, guidance, None, control, appended.options, **kwargs)
-            run.refuse(appended.missing)
+            run.honoured |= not appended.missing
+            # Blocks that asked once and are silent now were skipped: EasyCache and its like answer from earlier steps.
+            run.refuse(None if run.honoured else appended.missing)
             return out
 
         out = run.within_memory(cached)
@@ -100,6 +102,7 @@ class SamplingRun:
     Attributes:
         unfit: why no evaluation of this run can use the cache.
         refused: why the stock path runs, once it does.
+        honoured: every block has asked for the references' keys and values in some evaluation.
     """
 
     def __init__(self, settings: Settings, guider: Any) -> None:
@@ -110,6 +113,7 @@ class SamplingRun:
         self.references = ReferenceRun(self.memory.store, settings.storage)
         self.unfit = refuse_run(patcher, guider.conds, guider.model_options)
         self.refused: str | None = None
+        self.honoured = False
         tokens = 0 if self.unfit else reference_tokens(guider.conds)
         size = bytes_per_token(patcher.model, settings.storage) if tokens else 0
         self.memory.store.begin_run(settings.budget, tokens, size)
