@@ -138,6 +138,8 @@ class Follower:
                 return self._journal.failed(row.id, record.error or "no explanation")
             if record.url:
                 return self._journal.completed(row.id, record.url)
+            if self.age(row) <= RECORD_S:
+                return None  # the account knows it as unfinished: look again
         if self.age(row) > FILE_S:
             return self._journal.expired(row.id, "the record is gone")
         raise explain.out_of_reach(row, _unread(record))

@@ -312,7 +312,7 @@ def test_nobody_listening_is_retried_a_few_times_and_costs_nothing(tmp_path):
 
 
 def test_a_queue_of_429_ends_at_the_deadline_with_nothing_sent(fake, lane, tmp_path):
-    fake.script("submit", Fault.rate_limited(1.0), forever=True)
+    fake.script("submit", Fault.rate_limited(600.0), forever=True)
     with pytest.raises(errors.Unreachable) as said:
         run(lane, request(), timeout_s=100)
     assert said.value.money == NOTHING_SENT and not fake.jobs

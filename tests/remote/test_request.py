@@ -94,7 +94,8 @@ def test_an_aspect_ratio_we_do_not_know_is_the_servers_to_refuse():
 @given(REQUESTS)
 def test_bytes_are_those_httpx_writes(request):
     body = request.body()
-    assert encode_body(body) == httpx.Request("POST", "https://a", json=body).read()
+    if httpx.__version__ >= "0.28":  # before, httpx put blanks into JSON
+        assert encode_body(body) == httpx.Request("POST", "https://a", json=body).read()
     assert json.loads(encode_body(body)) == body
 
 
