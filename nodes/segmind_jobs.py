@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Coroutine
@@ -13,12 +12,12 @@ from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..remote import lane
-from ..remote.errors import NOTHING_SENT, BadInput, Interrupted, SegmindError
+from ..remote.errors import NOTHING_SENT, BadInput, SegmindError
 from ..remote.keys import refuse_secrets
 from ..remote.protocol import REQUEST_ID
 from ..remote.schema import Row
 from .node_text import show_text
-from .segmind_account import InterruptProcessingException, interrupted, journal_folder, log, open_account
+from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account
 from .segmind_picture import as_batch
 from .segmind_progress import finished
 
@@ -69,7 +68,14 @@ class SegmindJobs(io.ComfyNode):
     @classmethod
     async def execute(cls, request_id: str, limit: int) -> io.NodeOutput:
         refuse_secrets({"request_id": request_id})
-        picture = await cls._recovered(request_id.strip()) if request_id.strip() else None
+        try:
+            return await cls._show(request_id.strip(), limit)
+        except asyncio.CancelledError:  # see SegmindRemote
+            return io.NodeOutput(block_execution="The run ended before the list came.")
+
+    @classmethod
+    async def _show(cls, request_id: str, limit: int) -> io.NodeOutput:
+        picture = await cls._recovered(request_id) if request_id else None
         rows = await asyncio.to_thread(lane.list_jobs, journal_folder(), limit)
         text = "\n".join([await _balance(), *(_line(row, time.time()) for row in rows)])
         told = [finished([picture.receipt], [])] if picture else []
@@ -109,20 +115,17 @@ async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
     """Runs it until it ends or the person presses Cancel.
 
     Raises:
-        InterruptProcessingException: they did, or the host ends its loop.
+        InterruptProcessingException: they did.
     """
     task = asyncio.ensure_future(work)
     try:
         while not task.done() and not interrupted():
             await asyncio.wait([task], timeout=ASK_S)
-        if task.done():
-            return task.result()
-    except (asyncio.CancelledError, Interrupted):
-        log.info("Segmind Jobs stopped")
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, SegmindError):
-        await task
-    raise InterruptProcessingException from None
+    finally:
+        task.cancel()
+    if not task.done():
+        raise InterruptProcessingException
+    return task.result()
 
 
 def _line(row: Row, now: float) -> str:

@@ -22,7 +22,7 @@ from .segmind_progress import Waiting, finished
 MAX_IMAGES = 10
 MAX_COUNT = 16
 LEFT_ALONE = (
-    "Another node ended this run before the picture came. What Segmind accepted is charged if it completes, and its"
+    "The run ended before the picture came. Segmind has no cancel: what it accepted is charged if it completes, and its"
     " picture is kept for you. Run the same inputs again to pick it up; that costs nothing."
 )
 
@@ -145,8 +145,8 @@ class SegmindRemote(io.ComfyNode):
             log.warning("Segmind Remote: %s", error)
             raise InterruptProcessingException from None
         except asyncio.CancelledError:
-            # Another node failed and the host ends its loop: nobody reads this result, and a cancellation that
-            # got out of a node would end the host's prompt thread for good.
+            # Another node failed or was cancelled, and the host ends its loop: nobody reads this result. A
+            # cancellation that got out of a node would end the host's prompt thread for good.
             show_text(cls, LEFT_ALONE)
             log.warning("Segmind Remote: %s", LEFT_ALONE)
             return io.NodeOutput(block_execution=LEFT_ALONE)

@@ -66,15 +66,14 @@ class ProbeLatent(io.ComfyNode):
 
 
 class ProbeSleep(io.ComfyNode):
-    """A local node that keeps the executor busy, and may then fail."""
+    """Keeps the executor busy as a sampler does, and may then fail."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ProbeSleep",
             inputs=[io.Float.Input("seconds"), io.Boolean.Input("fails", default=False)],
-            outputs=[],
-            is_output_node=True,
+            outputs=[io.String.Output()],
         )
 
     @classmethod
@@ -82,7 +81,7 @@ class ProbeSleep(io.ComfyNode):
         time.sleep(seconds)
         if fails:
             raise RuntimeError("ProbeSleep was told to fail")
-        return io.NodeOutput()
+        return io.NodeOutput(f"{seconds} s")
 
     @classmethod
     def fingerprint_inputs(cls, **_: object) -> float:
