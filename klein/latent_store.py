@@ -34,5 +34,5 @@ class LatentStore:
 
 def _digest(image: np.ndarray) -> bytes:
     content = hashlib.blake2b(repr((image.shape, image.dtype.str)).encode())
-    content.update(np.ascontiguousarray(image))
+    content.update(np.ascontiguousarray(image).data)
     return content.digest()

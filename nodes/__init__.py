@@ -3,6 +3,7 @@
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .loader import Klein9BLoader
+from .reference_cache import Klein9BReferenceCache
 from .references import Klein9BReferences
 from .restore import Klein9BRestore
 from .sampler import Klein9BSampler
@@ -18,6 +19,7 @@ class Klein9BExtension(ComfyExtension):
         return [
             Klein9BLoader,
             Klein9BReferences,
+            Klein9BReferenceCache,
             Klein9BScheduler,
             Klein9BSampler,
             Klein9BRestore,

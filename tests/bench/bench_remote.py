@@ -23,6 +23,7 @@ if "klein9b" not in sys.modules:
     sys.modules["klein9b"].__path__ = [str(TESTS.parent)]
 
 import lanes  # noqa: E402
+
 from fake_segmind import Behaviour, Settings  # noqa: E402
 from klein9b.remote.client import Timeouts  # noqa: E402
 from klein9b.remote.lane import Options  # noqa: E402

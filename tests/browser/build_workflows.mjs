@@ -1,5 +1,6 @@
 // Writes workflows/*.json, their API twins and their thumbnails from the specs, all by the real frontend.
 // Usage: node build_workflows.mjs URL OUTPUT_FOLDER VERSION HOST_VERSION
+import crypto from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
 import { openFrontend } from "./page.mjs";
@@ -82,13 +83,19 @@ function frame() {
 
 const KEPT = ["id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties", "widgets_values"];
 
-function tidy(ui) {
+// The same workflow keeps its id over rebuilds.
+function idOf(name) {
+  const hash = crypto.createHash("sha256").update(name).digest("hex");
+  return [hash.slice(0, 8), hash.slice(8, 12), `4${hash.slice(13, 16)}`, `8${hash.slice(17, 20)}`, hash.slice(20, 32)].join("-");
+}
+
+function tidy(ui, name) {
   for (const node of ui.nodes) {
     for (const key of Object.keys(node)) if (!KEPT.includes(key)) delete node[key];
     node.pos = node.pos.map(Math.round);
     node.size = Array.from(node.size, Math.round);
   }
-  return { ...ui, extra: { ds: { scale: 0.6, offset: [60, 120] }, frontendVersion: ui.extra?.frontendVersion } };
+  return { ...ui, id: idOf(name), extra: { ds: { scale: 0.6, offset: [60, 120] }, frontendVersion: ui.extra?.frontendVersion } };
 }
 
 const { browser, page } = await openFrontend(url);
@@ -100,7 +107,7 @@ for (const spec of WORKFLOWS) {
   await page.waitForTimeout(2000);
   await page.screenshot({ path: path.join(output, `${spec.name}.jpg`), type: "jpeg", quality: 85, clip });
   const { ui, api } = await page.evaluate(save, { spec });
-  fs.writeFileSync(path.join(output, `${spec.name}.json`), JSON.stringify(tidy(ui), null, 2) + "\n");
+  fs.writeFileSync(path.join(output, `${spec.name}.json`), JSON.stringify(tidy(ui, spec.name), null, 2) + "\n");
   fs.writeFileSync(path.join(output, "api", `${spec.name}.json`), JSON.stringify(api, null, 2) + "\n");
 }
 await browser.close();

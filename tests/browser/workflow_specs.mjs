@@ -52,7 +52,7 @@ const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses the
 const STEP = 380;
 
 // One graph, left to right: files, words and photographs, references, sampling, picture.
-function local({ name, subject, variant, photographs, prompt, negative, steps, cfg, sampler, aspect_ratio, megapixels }) {
+function local({ name, subject, variant, photographs, prompt, negative, steps, cfg, sampler, aspect_ratio, megapixels, cached }) {
   const edits = photographs.length > 0;
   const restores = edits && aspect_ratio === "match_input_image";
   const nodes = [
@@ -73,17 +73,19 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   const references = { positive: ["prompt", "CONDITIONING"], vae: ["load", "vae"] };
   if (negative !== undefined) references.negative = ["negative", "CONDITIONING"];
   photographs.forEach((_, i) => { references[`images.image_${i + 1}`] = [`image_${i + 1}`, "IMAGE"]; });
-  const saveAt = restores ? 3040 : 2750;
+  if (cached) nodes.push({ id: "cache", type: "Klein9BReferenceCache", group: "Sampling", pos: [1720, 0], size: [310, 160], from: { model: ["load", "model"] } });
+  const column = cached ? 2090 : 1720; // where the guider and what feeds the sampler stand
+  const saveAt = column + (restores ? 1320 : 1030);
   nodes.push(
     { id: "references", type: "Klein9BReferences", title: edits ? undefined : "Klein 9B References (size of the picture)", group: "Words and images", pos: [1300, 180], size: [350, 220], widgets: { fit: "bfl", aspect_ratio, megapixels }, from: references },
-    { id: "guider", type: "CFGGuider", group: "Sampling", pos: [1720, 0], size: [310, 100], widgets: { cfg }, from: { model: ["load", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
-    { id: "sigmas", type: "Klein9BScheduler", group: "Sampling", pos: [1720, 170], size: [310, 120], widgets: { steps, denoise: 1, shift: "flux2" }, from: { latent: ["references", "latent"] } },
-    { id: "sampler", type: "Klein9BSampler", group: "Sampling", pos: [1720, 360], size: [310, 110], widgets: sampler },
-    { id: "noise", type: "RandomNoise", title: "Seed", group: "Sampling", pos: [1720, 540], size: [310, 90], widgets: { noise_seed: 42, control_after_generate: "randomize" } },
-    { id: "sample", type: "SamplerCustomAdvanced", group: "Sampling", pos: [2090, 0], size: [290, 130], from: { noise: ["noise", "NOISE"], guider: ["guider", "GUIDER"], sampler: ["sampler", "sampler"], sigmas: ["sigmas", "sigmas"], latent_image: ["references", "latent"] } },
-    { id: "decode", type: "VAEDecode", group: "Picture", pos: [2450, 0], size: [230, 60], from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
+    { id: "guider", type: "CFGGuider", group: "Sampling", pos: [column, 0], size: [310, 100], widgets: { cfg }, from: { model: [cached ? "cache" : "load", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
+    { id: "sigmas", type: "Klein9BScheduler", group: "Sampling", pos: [column, 170], size: [310, 120], widgets: { steps, denoise: 1, shift: "flux2" }, from: { latent: ["references", "latent"] } },
+    { id: "sampler", type: "Klein9BSampler", group: "Sampling", pos: [column, 360], size: [310, 110], widgets: sampler },
+    { id: "noise", type: "RandomNoise", title: "Seed", group: "Sampling", pos: [column, 540], size: [310, 90], widgets: { noise_seed: 42, control_after_generate: "randomize" } },
+    { id: "sample", type: "SamplerCustomAdvanced", group: "Sampling", pos: [column + 370, 0], size: [290, 130], from: { noise: ["noise", "NOISE"], guider: ["guider", "GUIDER"], sampler: ["sampler", "sampler"], sigmas: ["sigmas", "sigmas"], latent_image: ["references", "latent"] } },
+    { id: "decode", type: "VAEDecode", group: "Picture", pos: [column + 730, 0], size: [230, 60], from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
   );
-  if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", group: "Picture", pos: [2740, 0], size: [240, 60], from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
+  if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", group: "Picture", pos: [column + 1020, 0], size: [240, 60], from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
   nodes.push({ id: "save", type: "SaveImage", title: "Picture", group: "Picture", pos: [saveAt, 0], size: [480, 560], widgets: { filename_prefix: "Klein9B" }, from: { images: restores ? ["restore", "image"] : ["decode", "IMAGE"] } });
   return { name, nodes };
 }
@@ -119,5 +121,10 @@ export const WORKFLOWS = [
     ...DISTILLED, name: "Klein 9B combine four images", aspect_ratio: "4:3", megapixels: 1, photographs: ["image_1.png", "image_2.png", "image_3.png", "image_4.png"],
     subject: "# Combine four images\n\nA new picture in a shape of its own, from up to ten images; connect the last one and another socket appears. Every image costs time and memory.",
     prompt: "The woman from image 1 sits at a cafe table with the cup from image 2, the cat from image 3 on her lap, the rocket from image 4 seen through the window. One photograph, one light.",
+  }),
+  local({
+    ...MATCH, name: "Klein 9B KV edit two images", variant: "kv", steps: 4, cfg: 1, sampler: EULER, cached: true, photographs: ["image_1.png", "image_2.png"],
+    subject: "# Edit with two images, references cached\n\nThe KV model computes its reference images once. *Klein 9B Reference Cache* keeps what was computed, so a new prompt or seed on the same images skips them altogether: the text under the node says what was saved.",
+    prompt: "make the woman in image 1 wear the open cardigan from image 2.",
   }),
 ];

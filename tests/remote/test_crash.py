@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from lanes import a_lane, request, run, small_fake
+
 from fake_segmind import Behaviour
 from klein9b.remote.errors import OutcomeUnknown
 from klein9b.remote.journal import Journal
-from lanes import a_lane, request, run, small_fake
 
 TESTS = Path(__file__).resolve().parents[1]
 TRANSITIONS = ["claim", "take", "submitting", "accepted", "completed", "settle", "kept"]

@@ -5,12 +5,13 @@ import time
 
 import httpx
 import pytest
+from lanes import PACE, a_lane, run, small_fake
+
 from fake_segmind.scenarios import SCENARIOS, Ours
 from fake_segmind.settings import SLUG
 from klein9b.remote import errors
 from klein9b.remote.lane import Picture
 from klein9b.remote.request import KleinRequest
-from lanes import PACE, a_lane, run, small_fake
 
 pytest.importorskip("segmind")
 from fake_segmind import sdk
@@ -33,7 +34,7 @@ FOUND_IN_HISTORY = {"output_is_a_file"}
 # On loopback an impostor cannot be told from the image host; test_client.py refuses foreign hosts by name.
 LOOPBACK_ONLY = {"output_on_evil_host"}
 PARAMETERS = {
-    "prompt": "make the woman in image 1 wear the cardigan from image 2: é😀 \u2028",
+    "prompt": "make the woman in image 1 wear the cardigan from image 2: \u00e9\U0001f600 \u2028",
     "image_urls": ["https://segmind-resources.s3.amazonaws.com/output/42b5.png", "https://example.com/b.jpeg"],
     "negative_prompt": "low quality, blurry, less details",
     "seed": 3425234,
@@ -121,6 +122,7 @@ def test_status_and_result_are_asked_at_the_sdks_addresses(tmp_path):
 
 def test_an_upload_has_the_sdks_bytes(tmp_path, monkeypatch):
     import numpy as np
+
     from klein9b.remote import images
 
     photo = np.linspace(0, 1, 8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)

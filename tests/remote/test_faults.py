@@ -4,9 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from lanes import PACE, a_lane, request, run, small_fake
+
 from fake_segmind import Behaviour, Fault, flapping
 from klein9b.remote.errors import DownloadRefused, OutcomeUnknown, Rejected, SegmindError, StillRunning
-from lanes import PACE, a_lane, request, run, small_fake
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 TIMEOUT_S = 600.0

@@ -6,12 +6,13 @@ import time
 
 import numpy as np
 import pytest
+from lanes import FastClock, a_lane, make_lane, request, run, small_fake
+
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
 from klein9b.remote.errors import NOTHING_SENT
 from klein9b.remote.lane import Options, list_jobs
 from klein9b.remote.worker import Worker
-from lanes import FastClock, a_lane, make_lane, request, run, small_fake
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 
 import pytest
+
 from klein9b.remote.journal import AVERAGE_COST_USD, Journal, OverspendError
 from klein9b.remote.schema import SCHEMA_VERSION
 

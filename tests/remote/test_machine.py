@@ -8,14 +8,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from fake_segmind import Behaviour, Fault, body_key
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from lanes import FastClock, make_lane, request, run, small_fake
+
+from fake_segmind import Behaviour, Fault, body_key
 from klein9b.remote.errors import NOTHING_SENT, Interrupted, OutcomeUnknown, SegmindError, StillRunning
 from klein9b.remote.lane import Options, _Run
 from klein9b.remote.worker import Worker
-from lanes import FastClock, make_lane, request, run, small_fake
 
 PROMPTS = st.integers(0, 2)
 PROCESSES = st.integers(0, 1)

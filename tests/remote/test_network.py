@@ -9,13 +9,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from lanes import SHORT, hosts_of, request, small_fake
+
 from fake_segmind import Fault
 from klein9b.remote.client import DOWNLOAD_HOSTS, VERSION, Client, Timeouts
 from klein9b.remote.errors import BadInput, DownloadRefused
 from klein9b.remote.keys import Hosts, Key
 from klein9b.remote.network import NotPublic, Proxied, PublicOnly, is_public
 from klein9b.remote.protocol import NotSent, Rejection, Retry, Unknown
-from lanes import SHORT, hosts_of, request, small_fake
 
 KEY = "SG_0123456789abcdef"
 PUBLIC = Hosts()

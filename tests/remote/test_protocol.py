@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from klein9b.remote import protocol
 from klein9b.remote.loose import amount, moment
 from klein9b.remote.protocol import (

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from klein9b.remote.errors import NOTHING_SENT, BadInput
 from klein9b.remote.request import (
     ASPECT_RATIOS,

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from klein9b.remote.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -79,6 +79,7 @@ def sample(pipeline, *, prompt_embeds: Tensor, noise: Tensor, images: list, step
         return state
 
     height, width = (side * 16 for side in noise.shape[2:])
+    guidance = {} if "KV" in type(pipeline).__name__ else {"guidance_scale": 1.0}
     pipeline.set_progress_bar_config(disable=True)
     with torch.inference_mode():
         pipeline(
@@ -88,8 +89,8 @@ def sample(pipeline, *, prompt_embeds: Tensor, noise: Tensor, images: list, step
             height=height,
             width=width,
             num_inference_steps=steps,
-            guidance_scale=1.0,
             output_type="latent",
             callback_on_step_end=keep,
+            **guidance,
         )
     return last.latents.permute(0, 2, 1).unflatten(2, noise.shape[2:])

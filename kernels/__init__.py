@@ -1,0 +1,1 @@
+"""Ops, one a file. The eager torch function is the specification; imports torch and triton only."""

@@ -1,0 +1,188 @@
+"""The exact reference cache: which stored keys and values belong to the references at hand.
+
+A key is made of everything the keys and values depend on: each reference's content, order, positions and dtype, how
+they are stored, and the weights with all that is patched into them. Nothing else may be in it, so that an entry serves
+every step, prompt, seed, cfg branch and output size; nothing may be missing, so that it is never stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .reference_pass import KeyValue
+from .reference_store import Entry, ReferenceStore, Storage
+
+
+@dataclass(frozen=True)
+class PositionedReference:
+    """One reference as the model reads it: tokens (1, n, channels) and their positions (1, n, axes)."""
+
+    tokens: Tensor
+    ids: Tensor
+
+    @property
+    def digest(self) -> str:
+        """Of shape, dtype and every byte."""
+        content = hashlib.sha256()
+        for tensor in (self.tokens, self.ids):
+            content.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+            content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class ReferenceKey:
+    """What keys and values depend on.
+
+    Attributes:
+        references: each reference's digest, in order.
+        weights: equal only while the model computes the same from the same input.
+    """
+
+    references: tuple[str, ...]
+    storage: Storage
+    weights: Hashable
+
+    def extends(self, other: object) -> bool:
+        """Whether this is the other set with references added behind it."""
+        return (
+            isinstance(other, ReferenceKey)
+            and (self.storage, self.weights) == (other.storage, other.weights)
+            and 0 < len(other.references) < len(self.references)
+            and self.references[: len(other.references)] == other.references
+        )
+
+
+@dataclass
+class RunReport:
+    """What one run did: sets of references found and computed, and the seconds of either.
+
+    Attributes:
+        extended: a computed set was a kept one with references added. All were computed, as they attend to each other.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    references: int = 0
+    seconds_spent: float = 0.0
+    seconds_saved: float = 0.0
+    extended: bool = False
+
+
+@dataclass(frozen=True)
+class _Seen:
+    latents: tuple[Tensor, ...]
+    weights: Hashable
+    entry: Entry
+
+    def matches(self, latents: Sequence[Tensor], weights: Hashable) -> bool:
+        return (
+            self.weights == weights
+            and len(self.latents) == len(latents)
+            and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(self.latents, latents))
+        )
+
+
+class ReferenceRun:
+    """One run's use of a store: looks a set up by content once, then recognises it from step to step."""
+
+    def __init__(self, store: ReferenceStore, storage: Storage) -> None:
+        self.store = store
+        self.storage = storage
+        self.report = RunReport()
+        self._seen: list[_Seen] = []
+
+    def entry(
+        self,
+        latents: Sequence[Tensor],
+        weights: Hashable,
+        position: Callable[[Tensor, int], PositionedReference],
+        compute: Callable[[Tensor, Tensor], Iterator[KeyValue]],
+    ) -> Entry:
+        """Keys and values of these references, found or computed.
+
+        Args:
+            latents: each (1, channels, height, width), on the model's device and in its dtype.
+            weights: equal only while the model computes the same from the same input.
+            position: a latent and its place in the order, from 0 -> tokens and positions.
+            compute: tokens and positions of all references -> every block's key and value.
+        """
+        for seen in self._seen:
+            if seen.matches(latents, weights):
+                return seen.entry
+        references = [position(latent, i) for i, latent in enumerate(latents)]
+        key = ReferenceKey(tuple(r.digest for r in references), self.storage, weights)
+        entry = self._find(key) or self._compute(key, references, latents[0].dtype, compute)
+        self.report.references = max(self.report.references, len(latents))
+        self._seen.append(_Seen(tuple(latent.clone() for latent in latents), weights, entry))
+        return entry
+
+    def entries(
+        self,
+        batch: Sequence[Tensor],
+        weights: Hashable,
+        position: Callable[[Tensor, int], PositionedReference],
+        compute: Callable[[Tensor, Tensor], Iterator[KeyValue]],
+    ) -> ReferenceRows:
+        """As `entry`, for references (batch, channels, height, width) whose rows may differ.
+
+        Every row is computed alone: keys and values do not depend on what else is in the batch.
+        """
+        count = batch[0].shape[0]
+        rows = [[latent[i : i + 1] for latent in batch] for i in range(count)]
+        return ReferenceRows(self.store, [self.entry(row, weights, position, compute) for row in rows])
+
+    def _find(self, key: ReferenceKey) -> Entry | None:
+        entry = self.store.find(key)
+        if entry is not None:
+            self.report.hits += 1
+            self.report.seconds_saved += entry.seconds
+        return entry
+
+    def _compute(
+        self,
+        key: ReferenceKey,
+        references: Sequence[PositionedReference],
+        dtype: torch.dtype,
+        compute: Callable[[Tensor, Tensor], Iterator[KeyValue]],
+    ) -> Entry:
+        extended = any(key.extends(held) for held in self.store.held())
+        tokens = torch.cat([r.tokens for r in references], dim=1)
+        ids = torch.cat([r.ids for r in references], dim=1)
+        started = _now(tokens.device)
+        entry = self.store.add(key, compute(tokens, ids), self.storage, dtype)
+        entry.seconds = _now(tokens.device) - started
+        self.report.misses += 1
+        self.report.seconds_spent += entry.seconds
+        self.report.extended |= extended
+        return entry
+
+
+@dataclass(frozen=True)
+class ReferenceRows:
+    """One entry for each row of a batch."""
+
+    store: ReferenceStore
+    entries: Sequence[Entry]
+
+    def read(self, index: int) -> KeyValue:
+        """Key and value of one block: (batch, heads, tokens, head_dim), or one row where all rows share it."""
+        distinct = {id(entry): entry for entry in self.entries}
+        pairs = {name: self.store.read(entry, index) for name, entry in distinct.items()}
+        if len(pairs) == 1:
+            return next(iter(pairs.values()))
+        keys, values = zip(*(pairs[id(entry)] for entry in self.entries))
+        return torch.cat(keys), torch.cat(values)
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, after the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

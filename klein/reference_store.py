@@ -1,0 +1,259 @@
+"""Where the references' keys and values are kept: on the device, in pinned RAM, or no longer."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from ..kernels.kv_int8 import pack_kv_int8, unpack_kv_int8
+from .layer_stream import LayerStream
+from .reference_pass import KeyValue
+
+Tensors = tuple[Tensor, ...]
+UNLIMITED = sys.maxsize
+
+
+class Storage(str, Enum):
+    """How keys and values are kept. MODEL is exact; INT8 is about half of bfloat16 and approximate."""
+
+    MODEL = "model dtype"
+    INT8 = "int8"
+
+    def pack(self, pair: KeyValue) -> Tensors:
+        return pair if self is Storage.MODEL else (*pack_kv_int8(pair[0]), *pack_kv_int8(pair[1]))
+
+    def unpack(self, tensors: Tensors, dtype: torch.dtype) -> KeyValue:
+        if self is Storage.MODEL:
+            key, value = tensors
+            return key, value
+        key, key_scale, value, value_scale = tensors
+        return unpack_kv_int8(key, key_scale, dtype), unpack_kv_int8(value, value_scale, dtype)
+
+    def bytes_per_vector(self, head_dim: int, dtype: torch.dtype) -> int:
+        """Of one token, in one head, key or value."""
+        return head_dim * dtype.itemsize if self is Storage.MODEL else head_dim + torch.float32.itemsize
+
+
+@dataclass
+class Layer:
+    """One block's key and value as stored."""
+
+    tensors: Tensors
+    on_device: bool
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors)
+
+
+@dataclass
+class Entry:
+    """Every block's keys and values of one set of references.
+
+    Attributes:
+        seconds: what computing it took, 0 until known.
+    """
+
+    storage: Storage
+    dtype: torch.dtype
+    layers: list[Layer] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(layer.nbytes for layer in self.layers if layer.on_device)
+
+    @property
+    def tokens(self) -> int:
+        return self.layers[0].tensors[0].shape[2]
+
+
+class ReferenceStore:
+    """Entries by key, least recently used first, under a budget of bytes.
+
+    The budget bounds what is kept after a run, on the device and in RAM together; the entries of the run that is
+    going on are never dropped. The allowance bounds the part on the device: whoever manages its memory sets it with
+    `allow` and takes bytes back with `offload`, at any moment.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.budget = UNLIMITED
+        self.allowance = UNLIMITED
+        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self._in_use: set[Hashable] = set()
+        self._building: Entry | None = None
+        self._expected = 0
+        self._reserved: Tensor | None = None
+        self._stream = LayerStream(device)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._entries
+
+    def held(self) -> list[Hashable]:
+        """Every key, least recently used first."""
+        return list(self._entries)
+
+    def find(self, key: Hashable) -> Entry | None:
+        """The entry of exactly this key, now the most recently used and in use until the run ends."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+            self._in_use.add(key)
+        return entry
+
+    def add(self, key: Hashable, pairs: Iterable[KeyValue], storage: Storage, dtype: torch.dtype) -> Entry:
+        """Keeps pairs as they are computed. If computing fails, nothing of them stays."""
+        self._release_reserve()
+        self._building = entry = Entry(storage, dtype)
+        try:
+            for pair in pairs:
+                entry.layers.append(self._place(Layer(storage.pack(pair), on_device=True)))
+        finally:
+            self._building = None
+        self._entries[key] = entry
+        self._in_use.add(key)
+        self._expected = max(0, self._expected - entry.nbytes)
+        self._drop_over_budget()
+        return entry
+
+    def read(self, entry: Entry, index: int) -> KeyValue:
+        """One block's key and value on the device; the next block's copy from RAM begins."""
+        layer = entry.layers[index]
+        if not layer.on_device and self._make_room(layer.nbytes):
+            self._to_device(layer)
+        tensors = layer.tensors if layer.on_device else self._stream.take((id(entry), index), layer.tensors)
+        following = entry.layers[(index + 1) % len(entry.layers)]
+        if not following.on_device:
+            self._stream.start((id(entry), (index + 1) % len(entry.layers)), following.tensors)
+        return entry.storage.unpack(tensors, entry.dtype)
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(entry.nbytes for entry in self._all())
+
+    @property
+    def device_bytes(self) -> int:
+        """On the device, what is reserved there included."""
+        reserved = 0 if self._reserved is None else self._reserved.nbytes
+        return reserved + sum(entry.device_bytes for entry in self._all())
+
+    @property
+    def wanted_bytes(self) -> int:
+        """What the store would put on the device if it may: all it holds and what the run is expected to add."""
+        return self.held_bytes + self._expected
+
+    def begin_run(self, budget: int, tokens: int, bytes_per_token: int) -> None:
+        """Announces a run whose references have so many tokens. A held entry of that size is taken for theirs."""
+        self.budget = budget
+        self._in_use.clear()
+        self._drop_over_budget()
+        known = not tokens or any(entry.tokens == tokens for entry in self._entries.values())
+        self._expected = 0 if known else tokens * bytes_per_token
+
+    def end_run(self) -> None:
+        """Drops what the budget has no room for; with a budget of 0, everything."""
+        self._release_reserve()
+        self._stream.forget()
+        self._expected = 0
+        self._in_use.clear()
+        self._drop_over_budget()
+
+    def allow(self, device_bytes: int) -> None:
+        """Sets the allowance, gives back what is above it, and takes hold of what the run will add."""
+        self.allowance = max(0, device_bytes)
+        self._release_reserve()
+        self.offload(self.device_bytes - self.allowance)
+        room = min(self._expected, self.allowance - self.device_bytes)
+        if room > 0 and self.device.type != "cpu":
+            with suppress(RuntimeError):
+                self._reserved = torch.empty(room, dtype=torch.uint8, device=self.device)
+
+    def offload(self, device_bytes: int) -> int:
+        """Moves at least so many bytes to RAM, least recently used first, where there are as many. Bytes freed."""
+        if device_bytes <= 0:
+            return 0
+        freed = self._release_reserve()
+        for layer in self._device_layers(include_in_use=True):
+            if freed >= device_bytes:
+                break
+            freed += layer.nbytes
+            self._to_ram(layer)
+        self.allowance = min(self.allowance, self.device_bytes)
+        return freed
+
+    def clear(self) -> None:
+        """Drops everything, whatever is in use."""
+        self._release_reserve()
+        self._stream.forget()
+        self._entries.clear()
+        self._in_use.clear()
+
+    def _all(self) -> Iterator[Entry]:
+        yield from self._entries.values()
+        if self._building is not None:
+            yield self._building
+
+    def _place(self, layer: Layer) -> Layer:
+        if not self._make_room(layer.nbytes):
+            self._to_ram(layer)
+        return layer
+
+    def _make_room(self, device_bytes: int) -> bool:
+        """Whether so many more bytes may lie on the device, after moving what no run uses to RAM."""
+        for layer in self._device_layers(include_in_use=False):
+            if self.device_bytes + device_bytes <= self.allowance:
+                break
+            self._to_ram(layer)
+        return self.device_bytes + device_bytes <= self.allowance
+
+    def _device_layers(self, *, include_in_use: bool) -> Iterator[Layer]:
+        for key, entry in list(self._entries.items()):
+            if include_in_use or key not in self._in_use:
+                yield from (layer for layer in entry.layers if layer.on_device)
+        if include_in_use and self._building is not None:
+            yield from (layer for layer in self._building.layers if layer.on_device)
+
+    def _to_ram(self, layer: Layer) -> None:
+        layer.tensors = tuple(_in_ram(t) for t in layer.tensors)
+        layer.on_device = False
+
+    def _to_device(self, layer: Layer) -> None:
+        layer.tensors = tuple(t.to(self.device) for t in layer.tensors)
+        layer.on_device = True
+
+    def _release_reserve(self) -> int:
+        freed = 0 if self._reserved is None else self._reserved.nbytes
+        self._reserved = None
+        return freed
+
+    def _drop_over_budget(self) -> None:
+        for key in [k for k in self._entries if k not in self._in_use]:
+            if self.held_bytes <= self.budget:
+                break
+            del self._entries[key]
+
+
+def _in_ram(tensor: Tensor) -> Tensor:
+    """A copy in pinned RAM, or in plain RAM where nothing more can be pinned. A CPU tensor is there already."""
+    if tensor.device.type == "cpu":
+        return tensor
+    try:
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+    except RuntimeError:
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype)
+    return pinned.copy_(tensor)

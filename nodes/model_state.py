@@ -1,0 +1,80 @@
+"""What a MODEL computes at this moment, as a value that is equal only while it computes the same."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+_PLAIN = (str, int, float, bool, torch.dtype, type(None))
+
+
+class Same:
+    """Equal to another only if both stand for one object that still lives. Holds no object alive."""
+
+    def __init__(self, thing: object) -> None:
+        self._hash = hash((type(thing), id(thing)))
+        self._ref = _reference_to(thing)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Same):
+            return NotImplemented
+        mine, theirs = self._ref(), other._ref()
+        if isinstance(mine, MethodType):
+            return mine == theirs
+        return self is other or (mine is not None and mine is theirs)
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A model's weights and all that is patched into them.
+
+    Attributes:
+        model: the loaded model; another file is another object.
+        patches: the host's name for one stack of LoRAs with their strengths and order.
+        objects: parts of the diffusion model that were replaced.
+        injections: LoRAs that run beside the weights instead of in them.
+    """
+
+    model: Same
+    patches: Hashable
+    objects: tuple[tuple[str, Hashable], ...]
+    injections: tuple[tuple[str, tuple[Same, ...]], ...]
+
+
+def model_state(patcher: ModelPatcher) -> ModelState:
+    """The state the patcher gives its model while it samples."""
+    objects = ((name, identity(part)) for name, part in patcher.object_patches.items())
+    injections = ((key, tuple(map(Same, added))) for key, added in patcher.injections.items())
+    return ModelState(
+        model=Same(patcher.model),
+        patches=patcher.patches_uuid,
+        objects=tuple(sorted((pair for pair in objects if pair[0].startswith("diffusion_model")), key=_name)),
+        injections=tuple(sorted(injections, key=_name)),
+    )
+
+
+def identity(thing: object) -> Hashable:
+    """A plain value itself, anything else as `Same`."""
+    return (type(thing), thing) if isinstance(thing, _PLAIN) else Same(thing)
+
+
+def _name(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
+def _reference_to(thing: object) -> Any:
+    if isinstance(thing, MethodType):
+        return weakref.WeakMethod(thing)
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: None

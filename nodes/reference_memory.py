@@ -1,0 +1,79 @@
+"""The references' keys and values as something the host can count, offload and free like a model."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+
+import torch
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+
+from ..klein.reference_store import ReferenceStore
+
+
+class ReferenceKeysValues(torch.nn.Module):
+    """Has no parameters; the host names it in its log."""
+
+    device: torch.device | None = None
+
+
+class ReferenceMemory(ModelPatcher):
+    """A store behind the host's interface for models on a device.
+
+    A model's clones and all later runs share it, so cloning returns itself. Loading sets how much may lie on the
+    device, unloading moves to RAM; nothing is ever lost by either.
+    """
+
+    def __init__(self, load_device: torch.device, offload_device: torch.device) -> None:
+        self.store = ReferenceStore(load_device)
+        super().__init__(ReferenceKeysValues(), load_device, offload_device)
+
+    def model_size(self) -> int:
+        return self.store.wanted_bytes
+
+    def loaded_size(self) -> int:
+        return self.store.device_bytes
+
+    def current_loaded_device(self) -> torch.device:
+        return self.load_device
+
+    def clone(self, *_: object, **__: object) -> ReferenceMemory:
+        return self
+
+    def deepclone_multigpu(self, *_: object, **__: object) -> ReferenceMemory:
+        return self
+
+    def partially_load(
+        self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
+    ) -> int:
+        before = self.store.device_bytes
+        self.store.allow(int(min(before + extra_memory, sys.maxsize)))
+        return self.store.device_bytes - before
+
+    def partially_unload(
+        self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
+    ) -> int:
+        return self.store.offload(int(min(memory_to_free, sys.maxsize)))
+
+    def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
+        if unpatch_all:
+            self.store.offload(self.store.device_bytes)
+        return self.model
+
+
+class _Memories:
+    """One memory a model, gone with it."""
+
+    def __init__(self) -> None:
+        self._by_model: weakref.WeakKeyDictionary[BaseModel, ReferenceMemory] = weakref.WeakKeyDictionary()
+
+    def of(self, patcher: ModelPatcher) -> ReferenceMemory:
+        memory = self._by_model.get(patcher.model)
+        if memory is None or memory.load_device != patcher.load_device:
+            memory = ReferenceMemory(patcher.load_device, patcher.offload_device)
+            self._by_model[patcher.model] = memory
+        return memory
+
+
+memories = _Memories()

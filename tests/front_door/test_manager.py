@@ -1,0 +1,125 @@
+"""ComfyUI-Manager's own installer puts the pack into a clean ComfyUI, which loads and runs it; removal takes it all."""
+
+import os
+import shutil
+import sys
+
+import pytest
+from clean_host import NoPackageIndex, install_manager, light_copy
+from packing import PACK
+
+from host.graphs import node
+from host.server import Host
+
+pytestmark = pytest.mark.host
+
+ADDRESS = "https://github.com/klein9b/klein9b"
+GRAPH = {
+    "latent": node("EmptyFlux2LatentImage", width=256, height=256, batch_size=1),
+    "sigmas": node("Klein9BScheduler", latent=["latent", 0], steps=4, denoise=1.0, shift="flux2"),
+    "sampler": node("Klein9BSampler", sampler="euler"),
+    "show": node("PreviewAny", source=["sigmas", 0]),
+}
+# Files that the host, Manager and a person's runs leave, with this pack or without.
+THEIRS = ("output", "temp", "input/3d", "user/__manager", "user/default")
+THEIRS += ("host.log", "comfyui_detail.log", "__pycache__")
+
+
+@pytest.fixture(scope="module")
+def comfyui(checkout, tmp_path_factory):
+    return light_copy(checkout, tmp_path_factory.mktemp("clean") / "ComfyUI")
+
+
+@pytest.fixture(scope="module")
+def manager(comfyui, tmp_path_factory):
+    if not (comfyui / "manager_requirements.txt").is_file():
+        pytest.skip("this ComfyUI names no ComfyUI-Manager in manager_requirements.txt")
+    try:
+        return install_manager(tmp_path_factory.mktemp("manager") / "environment", comfyui)
+    except NoPackageIndex:
+        pytest.skip("ComfyUI-Manager is not installed and no package index has it")
+
+
+def tree(folder):
+    """Every file and folder below, with its content's identity, links not followed."""
+    found = {}
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = os.path.join(parent, name)
+            state = os.lstat(path)
+            found[os.path.relpath(path, folder)] = None if os.path.isdir(path) else (state.st_size, state.st_mtime_ns)
+    return {path: state for path, state in found.items() if not path.startswith(THEIRS)}
+
+
+@pytest.fixture(scope="module")
+def before(comfyui, manager):
+    return tree(comfyui)
+
+
+@pytest.fixture(scope="module")
+def installed(before, manager, comfyui, repository):
+    environment = manager.installed()
+    said = manager.run("install", ADDRESS, "--mode", "local", "--exit-on-fail", repositories={ADDRESS: repository})
+    assert "INSTALLED" in said
+    return comfyui / "custom_nodes" / "klein9b", manager.installed() - environment
+
+
+@pytest.fixture(scope="module")
+def session(installed, comfyui, manager):
+    """One start and one run of that ComfyUI, in the environment that Manager installed into; its log and history."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(manager.python))
+        with Host(comfyui, comfyui) as host:
+            return host.log(), host.run(GRAPH), host.get("/object_info")
+
+
+def test_manager_clones_it_under_the_repositorys_name(installed):
+    folder, _ = installed
+    assert (folder / "__init__.py").is_file() and (folder / "nodes").is_dir()
+
+
+def test_manager_adds_at_most_what_is_declared(installed):
+    """The tests' own environment has httpx already, so nothing is left to add."""
+    _, added = installed
+    assert not added
+
+
+def test_the_host_loads_it(session):
+    log, _, known = session
+    assert "IMPORT FAILED" not in log and "Cannot import" not in log
+    assert "klein9b" in log.split("Import times for custom nodes:")[1]
+    assert {"Klein9BLoader", "Klein9BReferences", "Klein9BScheduler", "Klein9BSampler"} <= set(known)
+    assert known["Klein9BLoader"]["python_module"] == "custom_nodes.klein9b"
+
+
+def test_the_host_runs_it(session):
+    _, history, _ = session
+    assert history["status"]["completed"]
+    assert history["outputs"]["show"]["text"][0].startswith("tensor([1.0000")
+
+
+def test_it_leaves_its_own_folder_as_git_has_it(session, installed):
+    """A run writes nothing into the pack, so that git pull in it, Manager's update, always works."""
+    from packing import git
+
+    folder, _ = installed
+    assert git(folder, "status", "--porcelain") == ""
+
+
+def test_removal_leaves_only_what_is_the_users(session, installed, before, comfyui):
+    folder, _ = installed
+    shutil.rmtree(folder)
+    assert tree(comfyui) == before
+
+
+def test_a_file_left_behind_would_be_seen(before, comfyui):
+    stray = comfyui / "models" / "klein9b.cache"
+    stray.touch()
+    try:
+        assert tree(comfyui) != before
+    finally:
+        stray.unlink()
+
+
+def test_the_address_is_the_one_published():
+    assert f'Repository = "{ADDRESS}"' in (PACK / "pyproject.toml").read_text()

@@ -1,0 +1,97 @@
+"""Edits by stand-in weights in the real host, inside the test process."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+import standins
+from standins.transformer import CONTEXT
+
+KV_SEED = 11
+
+
+@functools.cache
+def _weights(seed: int, hidden: int):
+    return standins.transformer(seed=seed, hidden=hidden)
+
+
+def klein_model(seed: int = KV_SEED, *, hidden: int = 256):
+    """A MODEL of its own, float32."""
+    import comfy.sd
+
+    weights = dict(_weights(seed, hidden))
+    return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
+
+
+def normal(*shape: int, seed: int):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@functools.cache
+def prompt(seed: int = 1, tokens: int = 512):
+    return normal(1, tokens, CONTEXT, seed=seed)
+
+
+def reference(seed: int, height: int = 6, width: int = 5):
+    return normal(1, 128, height, width, seed=1000 + seed)
+
+
+def conditioning(embeds, references, **extra):
+    return [[embeds, {"reference_latents": list(references), **extra} if references else dict(extra)]]
+
+
+def edit(
+    model,
+    references=(),
+    *,
+    embeds=None,
+    negative=None,
+    negative_references=None,
+    noise=None,
+    latent=None,
+    mask=None,
+    cfg=1.0,
+    steps=2,
+    sampler="euler",
+    extra=None,
+):
+    """Final latents of a run through the host's CFGGuider, as SamplerCustomAdvanced runs it."""
+    import comfy.samplers
+    from comfy_extras.nodes_flux import get_schedule
+
+    noise = normal(1, 128, 4, 7, seed=3) if noise is None else noise
+    embeds = prompt() if embeds is None else embeds
+    guider = comfy.samplers.CFGGuider(model)
+    other = references if negative_references is None else negative_references
+    guider.set_conds(
+        conditioning(embeds, references, **(extra or {})),
+        conditioning(prompt(2) if negative is None else negative, other, **(extra or {})),
+    )
+    guider.set_cfg(cfg)
+    with torch.inference_mode():
+        return guider.sample(
+            noise,
+            torch.zeros_like(noise) if latent is None else latent,
+            comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
+            get_schedule(steps, noise.shape[2] * noise.shape[3]),
+            denoise_mask=mask,
+            disable_pbar=True,
+            seed=0,
+        )
+
+
+def cached(model, **settings):
+    """The model behind Klein 9B Reference Cache, and the lines it showed."""
+    from klein9b.klein.reference_store import Storage
+    from klein9b.nodes.reference_cache import with_cached_references
+    from klein9b.nodes.reference_run import Settings
+
+    shown = []
+    chosen = {"storage": Storage.MODEL, "budget": 2**40, "approximate": ""} | settings
+    return with_cached_references(model, Settings(show=shown.append, **chosen)), shown
+
+
+def relative(got, wanted) -> float:
+    return float((got - wanted).norm() / wanted.norm())

@@ -1,0 +1,200 @@
+"""The store: budget, allowance, moves between device and RAM, all on CPU."""
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from klein9b.klein.reference_store import UNLIMITED, ReferenceStore, Storage
+
+LAYERS, HEADS, HEAD_DIM = 3, 2, 16
+TOKEN = LAYERS * 2 * HEADS * HEAD_DIM * 4
+
+
+def pairs(name, tokens=1):
+    generator = torch.Generator().manual_seed(name)
+    shape = (1, HEADS, tokens, HEAD_DIM)
+    return [(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)) for _ in range(LAYERS)]
+
+
+def store():
+    return ReferenceStore(torch.device("cpu"))
+
+
+def add(s, name, tokens=1, storage=Storage.MODEL):
+    return s.add(name, pairs(name, tokens), storage, torch.float32)
+
+
+def same(s, entry, name, tokens=1):
+    return all(
+        torch.equal(got, wanted)
+        for i, pair in enumerate(pairs(name, tokens))
+        for got, wanted in zip(s.read(entry, i), pair)
+    )
+
+
+def test_finds_what_was_added_and_nothing_else():
+    s = store()
+    add(s, 1)
+    assert same(s, s.find(1), 1)
+    assert s.find(2) is None
+    assert s.held_bytes == s.device_bytes == TOKEN
+
+
+def test_least_recently_used_goes_first():
+    s = store()
+    s.begin_run(2 * TOKEN, 0, 0)
+    add(s, 1)
+    add(s, 2)
+    s.find(1)
+    add(s, 3)
+    s.end_run()
+    assert s.held() == [1, 3]
+
+
+def test_a_run_keeps_what_it_uses_even_over_budget_and_drops_it_after():
+    s = store()
+    s.begin_run(TOKEN // 2, 1, TOKEN)
+    entry = add(s, 1)
+    assert same(s, entry, 1) and 1 in s
+    s.end_run()
+    assert len(s) == 0 and s.held_bytes == 0
+
+
+def test_a_smaller_budget_drops_at_the_next_run():
+    s = store()
+    s.begin_run(UNLIMITED, 0, 0)
+    add(s, 1)
+    s.end_run()
+    assert len(s) == 1
+    s.begin_run(0, 0, 0)
+    assert len(s) == 0
+
+
+def test_offload_moves_to_ram_and_loses_nothing():
+    s = store()
+    s.begin_run(UNLIMITED, 0, 0)
+    entry = add(s, 1)
+    assert s.offload(1) >= 1
+    assert s.device_bytes == TOKEN - TOKEN // LAYERS
+    assert s.offload(TOKEN) == TOKEN - TOKEN // LAYERS
+    assert s.device_bytes == 0 and s.held_bytes == TOKEN
+    assert same(s, entry, 1)
+    assert s.device_bytes == 0, "what was taken back must not creep onto the device again in the same run"
+
+
+def test_a_new_allowance_brings_layers_back_as_they_are_read():
+    s = store()
+    entry = add(s, 1)
+    s.offload(TOKEN)
+    s.allow(TOKEN)
+    assert same(s, entry, 1)
+    assert s.device_bytes == TOKEN
+
+
+def test_an_idle_entry_makes_room_for_the_run():
+    s = store()
+    s.allow(TOKEN)
+    add(s, 1)
+    s.begin_run(UNLIMITED, 1, TOKEN)
+    entry = add(s, 2)
+    assert entry.device_bytes == TOKEN and s.find(1).device_bytes == 0
+    assert same(s, s.find(1), 1)
+
+
+def test_without_any_allowance_everything_stays_in_ram():
+    s = store()
+    s.allow(0)
+    entry = add(s, 1)
+    assert entry.device_bytes == 0 and same(s, entry, 1)
+
+
+def test_a_failed_computation_leaves_nothing():
+    def failing():
+        yield from pairs(1)[:2]
+        raise RuntimeError("out of luck")
+
+    s = store()
+    with pytest.raises(RuntimeError, match="out of luck"):
+        s.add(1, failing(), Storage.MODEL, torch.float32)
+    assert 1 not in s and s.held_bytes == 0
+
+
+def test_expected_bytes_are_wanted_until_they_are_there():
+    s = store()
+    s.begin_run(UNLIMITED, 5, TOKEN)
+    assert s.wanted_bytes == 5 * TOKEN
+    add(s, 1, tokens=5)
+    assert s.wanted_bytes == 5 * TOKEN
+    s.end_run()
+    s.begin_run(UNLIMITED, 5, TOKEN)
+    assert s.wanted_bytes == 5 * TOKEN, "an entry of that size is taken for the run's"
+
+
+def test_int8_holds_about_a_quarter_of_float32():
+    s = store()
+    entry = add(s, 1, tokens=3, storage=Storage.INT8)
+    assert entry.nbytes == 3 * LAYERS * 2 * HEADS * Storage.INT8.bytes_per_vector(HEAD_DIM, torch.float32)
+    key, value = s.read(entry, 0)
+    wanted_key, wanted_value = pairs(1, 3)[0]
+    assert key.dtype == torch.float32
+    for got, wanted in ((key, wanted_key), (value, wanted_value)):
+        assert 0 < (got - wanted).norm() / wanted.norm() < 1e-2
+
+
+def test_clear():
+    s = store()
+    add(s, 1)
+    s.clear()
+    assert len(s) == 0 and s.held_bytes == 0
+
+
+class Anything(RuleBasedStateMachine):
+    """Whatever is done to it, a store answers with what was put in, and within its bounds."""
+
+    def __init__(self):
+        super().__init__()
+        self.store = store()
+        self.running = False
+        self.budget = UNLIMITED
+
+    @precondition(lambda self: not self.running)
+    @rule(budget=st.integers(0, 6).map(lambda n: n * TOKEN), tokens=st.integers(0, 3))
+    def begin(self, budget, tokens):
+        self.budget = budget
+        self.store.begin_run(budget, tokens, TOKEN)
+        self.running = True
+
+    @precondition(lambda self: self.running)
+    @rule(name=st.integers(1, 4))
+    def use(self, name):
+        entry = self.store.find(name) or add(self.store, name, tokens=name)
+        assert same(self.store, entry, name, tokens=name)
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def end(self):
+        self.store.end_run()
+        self.running = False
+
+    @rule(size=st.integers(0, 8 * TOKEN))
+    def allow(self, size):
+        self.store.allow(size)
+
+    @rule(size=st.integers(0, 8 * TOKEN))
+    def offload(self, size):
+        before = self.store.device_bytes
+        freed = self.store.offload(size)
+        assert freed >= min(size, before)
+        assert self.store.device_bytes == before - freed
+
+    @invariant()
+    def within_bounds(self):
+        assert self.store.device_bytes <= self.store.allowance
+        if not self.running:
+            assert self.store.held_bytes <= self.budget
+
+
+TestAnything = Anything.TestCase
+TestAnything.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)

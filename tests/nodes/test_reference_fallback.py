@@ -1,0 +1,166 @@
+"""Where the reference cache steps aside: the stock picture, one line why, and no error."""
+
+import logging
+
+import pytest
+import torch
+
+from host.edits import cached, edit, klein_model, normal, reference
+
+LOGGER = "klein9b.nodes.reference_run"
+
+
+@pytest.fixture
+def model(comfy_host):
+    return klein_model()
+
+
+def refs():
+    return [reference(1), reference(2, 4, 8)]
+
+
+def steps_aside(model, ours, shown, caplog, why, **variation):
+    """The stock picture of the same model but for the cache, and one warning."""
+    with caplog.at_level(logging.WARNING, LOGGER):
+        got = edit(ours, refs(), **variation)
+    lines = [r.getMessage() for r in caplog.records if r.name == LOGGER]
+    assert len(lines) == 1 and why in lines[0], lines
+    assert shown[-1].startswith("stock path: ") and why in shown[-1]
+    assert torch.equal(got, edit(model, refs(), **variation))
+
+
+@pytest.mark.parametrize("method", ["offset", "uxo", "index_timestep_zero"])
+def test_another_reference_method(model, caplog, method):
+    ours, shown = cached(model)
+    steps_aside(model, ours, shown, caplog, method, extra={"reference_latents_method": method})
+
+
+def rotating(q, k, v, **_):
+    return {"q": q * 0.9, "k": k, "v": v}
+
+
+@pytest.mark.parametrize("name", ["attn1_patch", "attn1_output_patch", "post_input"])
+def test_patches_that_expect_reference_tokens(model, caplog, name):
+    def patch(*args, **kwargs):
+        return {"attn1_patch": rotating, "attn1_output_patch": lambda attn, _: attn * 0.9}.get(name, lambda a: a)(
+            *args, **kwargs
+        )
+
+    patched = model.clone()
+    patched.set_model_patch(patch, name)
+    ours, shown = cached(patched)
+    steps_aside(patched, ours, shown, caplog, name)
+
+
+def test_replaced_blocks(model, caplog):
+    patched = model.clone()
+    patched.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "single_block", 1)
+    ours, shown = cached(patched)
+    steps_aside(patched, ours, shown, caplog, "replaces blocks")
+
+
+def test_the_stock_cache_on_the_same_model(model, caplog):
+    from comfy_extras.nodes_flux import FluxKVCache
+
+    (stock,) = FluxKVCache.execute(model).args
+    ours, shown = cached(stock)
+    with caplog.at_level(logging.WARNING, LOGGER):
+        got = edit(ours, refs())
+    assert "index_timestep_zero" in shown[-1]
+    assert torch.equal(got, edit(FluxKVCache.execute(model).args[0], refs()))
+
+
+def test_hooks(model, caplog):
+    import comfy.hooks
+
+    key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    shape = model.model.state_dict()[key].shape
+    hooks = comfy.hooks.HookGroup()
+    hook = comfy.hooks.WeightHook(1.0, 0.0)
+    hook.weights = {key: ("diff", (0.02 * normal(*shape, seed=6),))}
+    hook.need_weight_init = False
+    hooks.add(hook)
+    ours, shown = cached(model)
+    steps_aside(model, ours, shown, caplog, "hooks", extra={"hooks": hooks})
+
+
+def test_training(model, caplog, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+    ours, shown = cached(model)
+    steps_aside(model, ours, shown, caplog, "trained")
+
+
+def test_unknown_blocks(model, caplog):
+    from comfy.ldm.flux.layers import SingleStreamBlock
+
+    class Other(SingleStreamBlock):
+        pass
+
+    model.model.diffusion_model.single_blocks[0].__class__ = Other
+    ours, shown = cached(model)
+    steps_aside(model, ours, shown, caplog, "blocks")
+
+
+def test_a_block_that_never_asks_for_the_references(model, caplog):
+    """Its forward was replaced by one that knows no attention patches: seen after the fact, and computed again."""
+    block = model.model.diffusion_model.single_blocks[0]
+    stock = block.forward
+
+    def forward(*args, transformer_options, **kwargs):
+        options = {k: v for k, v in transformer_options.items() if k != "patches"}
+        return stock(*args, transformer_options=options, **kwargs)
+
+    block.forward = forward
+    ours, shown = cached(model)
+    steps_aside(model, ours, shown, caplog, "1 of 4 blocks")
+
+
+def test_too_little_memory_even_in_ram(model, caplog, monkeypatch):
+    from klein9b.klein.reference_store import ReferenceStore
+
+    def out_of_memory(*_):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(ReferenceStore, "add", out_of_memory)
+    ours, shown = cached(model)
+    steps_aside(model, ours, shown, caplog, "not enough memory")
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed(model, monkeypatch):
+    from klein9b.klein.reference_store import ReferenceStore
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(ReferenceStore, "add", broken)
+    ours, _ = cached(model)
+    with pytest.raises(RuntimeError, match="broken"):
+        edit(ours, refs())
+
+
+def test_without_references_nothing_changes(model, caplog):
+    ours, shown = cached(model)
+    assert torch.equal(edit(ours), edit(model))
+    assert shown == ["no references in this run"] and not caplog.records
+
+
+def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
+    from klein9b.nodes.reference_cache import KEY
+
+    ours, shown = cached(model)
+    calls = []
+    block = model.model.diffusion_model.single_blocks[0].linear1
+
+    def stop(*_):
+        calls.append(1)
+        raise InterruptedError
+
+    handle = block.register_forward_pre_hook(stop)
+    with pytest.raises(InterruptedError):
+        edit(ours, refs())
+    handle.remove()
+    assert calls == [1] and len(ours.get_attachment(KEY).store) == 0
+    edit(ours, refs())
+    assert shown[-1].startswith("miss")

@@ -1,0 +1,208 @@
+"""The cache inside the host's own memory manager, with a processor standing in for a graphics card."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from host.edits import cached, edit, klein_model, reference
+from klein9b.klein.reference_store import Storage
+
+CARD = torch.device("cpu", 0)
+
+
+@pytest.fixture
+def management(comfy_host, monkeypatch):
+    """The host's memory manager, believing that cpu:0 is a card with `free` bytes beside what our store holds."""
+    import comfy.model_management as management
+
+    management.unload_all_models()
+    monkeypatch.setattr(management, "current_loaded_models", [])
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(management, "vram_state", management.VRAMState.NORMAL_VRAM)
+    monkeypatch.setattr(management, "EXTRA_RESERVED_VRAM", 0)
+    monkeypatch.setattr(management, "MIN_WEIGHT_MEMORY_RATIO", 0)
+    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 0)
+    monkeypatch.setattr(management, "soft_empty_cache", lambda: None)
+    return management
+
+
+class Card:
+    """Counts what our store keeps on it."""
+
+    def __init__(self, management, monkeypatch, store, total):
+        self.store = store
+        self.total = total
+        monkeypatch.setattr(management, "get_free_memory", self.free)
+
+    def free(self, device=None, torch_free_too=False):
+        free = self.total - self.store.device_bytes
+        return (free, 0) if torch_free_too else free
+
+
+@pytest.fixture
+def memory(management):
+    from klein9b.nodes.reference_memory import ReferenceMemory
+
+    return ReferenceMemory(CARD, torch.device("cpu"))
+
+
+KB = 1024
+
+
+def fill(memory, name, layers=4):
+    half = torch.full((1, 1, 1, KB // 8), float(name))
+    return memory.store.add(name, [(half, half.clone())] * layers, Storage.MODEL, torch.float32)
+
+
+def test_the_host_counts_it_as_loaded(management, monkeypatch, memory):
+    Card(management, monkeypatch, memory.store, 100 * KB)
+    memory.store.begin_run(2**40, 1, 4 * KB)
+    assert memory.model_size() == 4 * KB
+    management.load_models_gpu([memory])
+    fill(memory, 1)
+    (loaded,) = management.current_loaded_models
+    assert loaded.model is memory
+    assert loaded.model_memory() == loaded.model_loaded_memory() == 4 * KB
+    assert loaded.model_offloaded_memory() == 0
+
+
+def test_asking_for_memory_moves_it_to_ram(management, monkeypatch, memory):
+    card = Card(management, monkeypatch, memory.store, 10 * KB)
+    management.load_models_gpu([memory])
+    entry = fill(memory, 1)
+    management.free_memory(8 * KB, CARD)
+    assert card.free() >= 8 * KB
+    assert memory.store.device_bytes == 2 * KB and memory.store.held_bytes == 4 * KB
+    assert management.current_loaded_models[0].model is memory, "the rest stays"
+    management.free_memory(10 * KB, CARD)
+    assert memory.store.device_bytes == 0 and management.current_loaded_models == []
+    assert float(memory.store.read(entry, 3)[0][0, 0, 0, 0]) == 1.0
+
+
+def test_unloading_every_model_frees_the_card(management, monkeypatch, memory):
+    Card(management, monkeypatch, memory.store, 10 * KB)
+    management.load_models_gpu([memory])
+    fill(memory, 1)
+    management.free_memory(1e30, CARD)
+    assert memory.store.device_bytes == 0 and memory.store.held_bytes == 4 * KB
+
+
+def test_with_too_little_left_only_a_part_is_on_the_card(management, monkeypatch, memory):
+    Card(management, monkeypatch, memory.store, 10 * KB)
+    memory.store.begin_run(2**40, 1, 4 * KB)
+    management.load_models_gpu([memory], memory_required=8 * KB, minimum_memory_required=8 * KB)
+    entry = fill(memory, 1)
+    assert 0 < memory.store.device_bytes <= 2 * KB
+    assert all(float(memory.store.read(entry, i)[0].mean()) == 1.0 for i in range(4))
+    assert memory.store.device_bytes <= 2 * KB
+
+
+def test_a_new_run_makes_room_by_moving_idle_references(management, monkeypatch, memory):
+    Card(management, monkeypatch, memory.store, 6 * KB)
+    management.load_models_gpu([memory])
+    fill(memory, 1)
+    memory.store.end_run()
+    memory.store.begin_run(2**40, 2, 4 * KB)
+    management.load_models_gpu([memory])
+    fill(memory, 2)
+    assert memory.store.find(2).device_bytes == 4 * KB
+    assert memory.store.find(1).device_bytes == 2 * KB
+
+
+def test_the_runs_estimate_names_every_distinct_reference_once(comfy_host):
+    from klein9b.nodes.reference_run import bytes_per_token, reference_tokens
+
+    model = klein_model()
+    a, b, c = reference(1, 6, 5), reference(2, 4, 8), reference(3, 2, 2)
+    conds = {
+        "positive": [{"reference_latents": [a, b]}],
+        "negative": [{"reference_latents": [a, b]}, {"reference_latents": [c]}],
+        "middle": [{}],
+    }
+    assert reference_tokens(conds) == 30 + 32 + 4
+    # 4 blocks, key and value, 256 wide, float32; int8 has one float32 scale for each of 2 heads.
+    assert bytes_per_token(model.model, Storage.MODEL) == 4 * 2 * 256 * 4
+    assert bytes_per_token(model.model, Storage.INT8) == 4 * 2 * (256 + 2 * 4)
+
+
+def test_the_estimate_is_what_a_run_then_holds(comfy_host):
+    from klein9b.nodes.reference_cache import KEY
+    from klein9b.nodes.reference_run import bytes_per_token
+
+    model = klein_model()
+    for storage in Storage:
+        ours, _ = cached(model, storage=storage)
+        store = ours.get_attachment(KEY).store
+        store.clear()
+        edit(ours, [reference(1, 6, 5)], steps=1)
+        assert store.held_bytes == 30 * bytes_per_token(model.model, storage)
+
+
+def test_a_run_loads_it_beside_its_model(comfy_host, monkeypatch):
+    import comfy.model_management as management
+
+    seen = []
+    load = management.load_models_gpu
+
+    def spying(models, *args, **kwargs):
+        seen.append([(type(m).__name__, m.model_size()) for m in models])
+        return load(models, *args, **kwargs)
+
+    monkeypatch.setattr(management, "load_models_gpu", spying)
+    ours, _ = cached(klein_model())
+    edit(ours, [reference(1, 6, 5)], steps=1)
+    assert seen[0][1] == ("ReferenceMemory", 30 * 4 * 2 * 256 * 4)
+
+
+def test_taken_back_between_two_steps_the_picture_is_the_same(comfy_host):
+    from klein9b.nodes.reference_cache import KEY
+
+    model = klein_model()
+    wanted = edit(cached(model)[0], [reference(1)], steps=3)
+    ours, shown = cached(klein_model())
+    store = ours.get_attachment(KEY).store
+
+    def thief(apply_model, args):
+        store.offload(2**30)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    ours.set_model_unet_function_wrapper(thief)
+    assert torch.equal(edit(ours, [reference(1)], steps=3), wanted)
+    assert shown[-1].startswith("miss") and store.device_bytes == 0
+
+
+def test_one_memory_a_model_gone_with_it(comfy_host):
+    from klein9b.nodes.reference_cache import KEY
+
+    model = klein_model()
+    ours, _ = cached(model)
+    assert ours.clone().get_attachment(KEY) is cached(model)[0].get_attachment(KEY)
+    edit(ours, [reference(1)], steps=1)
+    watched = weakref.ref(ours.get_attachment(KEY).store)
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    del model, ours
+    gc.collect()
+    assert watched() is None
+
+
+def test_out_of_memory_once_goes_on_from_ram(comfy_host, monkeypatch):
+    from klein9b.klein.reference_store import ReferenceStore
+
+    model = klein_model()
+    wanted = edit(cached(model)[0], [reference(1)])
+    ours, shown = cached(klein_model())
+    read, failures = ReferenceStore.read, [1]
+
+    def failing_once(self, entry, index):
+        if failures:
+            failures.pop()
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return read(self, entry, index)
+
+    monkeypatch.setattr(ReferenceStore, "read", failing_once)
+    assert torch.equal(edit(ours, [reference(1)]), wanted)
+    assert shown[-1].startswith("miss")
