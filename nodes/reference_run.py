@@ -120,7 +120,8 @@ class SamplingRun:
     def __init__(self, settings: Settings, guider: Any) -> None:
         patcher = guider.model_patcher
         self.settings = settings
-        self.memory: ReferenceMemory = memories.of(patcher)
+        # Anew: a node behind ours may have loaded the model a second time, as TorchCompileModel does.
+        self.memory: ReferenceMemory = memories.beside(patcher)
         self.weights: ModelState = model_state(patcher)
         self.references = ReferenceRun(self.memory.store, settings.storage)
         self.unfit = refuse_run(patcher, guider.conds, guider.model_options)
