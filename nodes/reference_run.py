@@ -165,11 +165,13 @@ class SamplingRun:
         return None
 
     def finish(self) -> None:
-        self.memory.store.end_run()
+        store = self.memory.store
+        used = store.held_bytes
+        store.end_run()
         if self.refused:
             self.settings.show(f"stock path: {self.refused}")
             return
-        text = describe(self.references.report, self.memory.store.held_bytes, self.settings)
+        text = describe(self.references.report, store.held_bytes, used - store.held_bytes, self.settings)
         log.info("Klein 9B Reference Cache: %s", text.replace("\n", ", "))
         self.settings.show(text)
 
@@ -260,14 +262,16 @@ def bytes_per_token(model: Any, storage: Storage) -> int:
     return 2 * blocks * diffusion.num_heads * storage.bytes_per_vector(head_dim, model.get_dtype_inference())
 
 
-def describe(report: RunReport, held_bytes: int, settings: Settings) -> str:
-    """What a run did, for the person in front of the node."""
+def describe(report: RunReport, held_bytes: int, freed_bytes: int, settings: Settings) -> str:
+    """What a run did, for the person in front of the node. freed_bytes: of this run, when it ended."""
     if not report.references:
         return "no references in this run"
     found = "hit" if not report.misses else "miss" if not report.hits else f"{report.hits} hit, {report.misses} miss"
     lines = [f"{found}: {report.references} reference{'s' * (report.references != 1)}, {held_bytes / GIB:.2f} GiB held"]
     if report.extended:
         lines.append("a reference was added: all were computed again, because they attend to each other")
+    if freed_bytes and settings.budget:
+        lines.append(f"{freed_bytes / GIB:.2f} GiB were over the budget and are freed: raise budget_gib to keep them")
     if report.misses:
         lines.append(f"computed in {report.seconds_spent:.2f} s")
     if report.hits:
