@@ -113,6 +113,7 @@ class SamplingRun:
     Attributes:
         unfit: why no evaluation of this run can use the cache.
         refused: why the stock path runs, once it does.
+        tokens: of all references the run may use.
         answered: the cache has served an evaluation.
         honoured: every block has asked for the references' keys and values in some evaluation.
     """
@@ -128,9 +129,9 @@ class SamplingRun:
         self.refused: str | None = None
         self.answered = False
         self.honoured = False
-        tokens = 0 if self.unfit else reference_tokens(guider.conds)
-        size = bytes_per_token(patcher.model, settings.storage) if tokens else 0
-        self.memory.store.begin_run(settings.budget, tokens, size)
+        self.tokens = 0 if self.unfit else reference_tokens(guider.conds)
+        size = bytes_per_token(patcher.model, settings.storage) if self.tokens else 0
+        self.memory.store.begin_run(settings.budget, self.tokens, size)
 
     def refuse(self, reason: str | None) -> None:
         """The stock path for the whole run, said once.
@@ -171,6 +172,8 @@ class SamplingRun:
         if self.refused:
             self.settings.show(f"stock path: {self.refused}")
             return
+        if self.tokens and not self.references.report.references:
+            return  # It was cancelled or failed before it had any.
         text = describe(self.references.report, store.held_bytes, used - store.held_bytes, self.settings)
         log.info("Klein 9B Reference Cache: %s", text.replace("\n", ", "))
         self.settings.show(text)
