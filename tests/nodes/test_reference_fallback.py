@@ -190,5 +190,6 @@ def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
         edit(ours, refs())
     handle.remove()
     assert calls == [1] and len(ours.get_attachment(KEY).store) == 0
+    assert shown == [], "there were references, but they were not reached"
     edit(ours, refs())
     assert shown[-1].startswith("miss")
