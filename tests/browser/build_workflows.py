@@ -15,20 +15,15 @@ import tomllib
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import standins
+from browser.settings import SETTINGS
+from browser.toolchain import find_toolchain
 from host.checkout import PACK, find_checkout
 from host.conftest import PHOTOGRAPHS
 from host.server import Host
 
-SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.InstalledVersion": "1.47.10",
-    "Comfy.Minimap.Visible": False,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
-    "Comfy.Validation.Workflows": True,
-}
-
 
 def main() -> None:
+    tools = find_toolchain()
     models, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     version = tomllib.loads((PACK / "pyproject.toml").read_text())["project"]["version"]
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +37,9 @@ def main() -> None:
             script = Path(__file__).with_name("build_workflows.mjs")
             host_version = host.get("/system_stats")["system"]["comfyui_version"]
             subprocess.run(
-                ["node", str(script), host.url, str(output), version, host_version], check=True, env=os.environ
+                [tools.node, str(script), host.url, str(output), version, host_version],
+                check=True,
+                env=os.environ | {"CHROMIUM": tools.chromium},
             )
 
 

@@ -1,7 +1,7 @@
 // A page of the real frontend in headless Chromium, with settings that make it repeatable.
 import { createRequire } from "node:module";
 
-const require = createRequire(process.env.PLAYWRIGHT_FOLDER + "/");
+const require = createRequire(process.env.PLAYWRIGHT_FOLDER ? process.env.PLAYWRIGHT_FOLDER + "/" : import.meta.url);
 const { chromium } = require("playwright-core");
 
 const QUIET = [
@@ -9,15 +9,21 @@ const QUIET = [
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
 
-export async function openFrontend(url, { width = 1800, height = 1000 } = {}) {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: QUIET,
-  });
-  const page = await browser.newPage({ viewport: { width, height } });
-  await page.goto(url);
+export function launch() {
+  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: QUIET });
+}
+
+export async function waitForFrontend(page) {
   await page.waitForFunction(
     () => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100,
     null, { timeout: 120000 },
   );
+}
+
+export async function openFrontend(url, { width = 1800, height = 1000 } = {}) {
+  const browser = await launch();
+  const page = await browser.newPage({ viewport: { width, height } });
+  await page.goto(url);
+  await waitForFrontend(page);
   return { browser, page };
 }

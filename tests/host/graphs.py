@@ -13,6 +13,21 @@ def load_images(names: list[str]) -> dict:
     return {f"photo_{i}": node("LoadImage", image=name) for i, name in enumerate(names, 1)}
 
 
+def _sampling(seed: int, *, latent: list) -> dict:
+    """What both graphs have between their guider and their VAE decode."""
+    return {
+        "noise": node("RandomNoise", noise_seed=seed),
+        "sample": node(
+            "SamplerCustomAdvanced",
+            noise=["noise", 0],
+            guider=["guider", 0],
+            sampler=["sampler", 0],
+            sigmas=["sigmas", 0],
+            latent_image=latent,
+        ),
+    }
+
+
 def klein(
     images: list[str],
     *,
@@ -47,15 +62,7 @@ def klein(
         "sigmas": node("Klein9BScheduler", latent=["references", 2], steps=steps, denoise=1.0, shift="flux2"),
         "sampler": node("Klein9BSampler", **(sampler or {"sampler": "euler"})),
         "guider": node("CFGGuider", model=["load", 0], positive=["references", 0], negative=["references", 1], cfg=cfg),
-        "noise": node("RandomNoise", noise_seed=seed),
-        "sample": node(
-            "SamplerCustomAdvanced",
-            noise=["noise", 0],
-            guider=["guider", 0],
-            sampler=["sampler", 0],
-            sigmas=["sigmas", 0],
-            latent_image=["references", 2],
-        ),
+        **_sampling(seed, latent=["references", 2]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
         "restore": node("Klein9BRestore", image=["decode", 0], frame=["references", 3]),
         "save": node("SaveImage", images=["restore", 0], filename_prefix="klein"),
@@ -95,15 +102,7 @@ def stock(
         "sigmas": node("Flux2Scheduler", steps=steps, width=width, height=height),
         "sampler": node("KSamplerSelect", sampler_name="euler"),
         "guider": node("CFGGuider", model=["model", 0], positive=positive, negative=negative, cfg=1.0),
-        "noise": node("RandomNoise", noise_seed=seed),
-        "sample": node(
-            "SamplerCustomAdvanced",
-            noise=["noise", 0],
-            guider=["guider", 0],
-            sampler=["sampler", 0],
-            sigmas=["sigmas", 0],
-            latent_image=["latent", 0],
-        ),
+        **_sampling(seed, latent=["latent", 0]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="stock"),
     }

@@ -230,6 +230,23 @@ class TestRestore:
         twice = resample(original, Size(1024, 1024))
         assert local_shift(original, restore_image(twice, original, frame)) <= 0.5
 
+    @pytest.mark.parametrize("scale", [1.33, 0.37, 2.71])
+    @pytest.mark.parametrize("rounded", [round, int])
+    def test_an_upscaler_that_rounds_both_sides_is_laid_back(self, scale, rounded):
+        original = marked_photograph(511, 767)
+        frame = frame_image(Size(511, 767), Fit.BFL, several=True)
+        size = Size(rounded(frame.grid.width * scale), rounded(frame.grid.height * scale))
+        enlarged = resample(fit_image(original, frame), size)
+        restored = restore_image(enlarged, original, frame)
+        assert restored.shape == original.shape
+        assert scale < 1 or local_shift(original, restored) <= 0.5
+
+    def test_one_grid_step_more_is_another_shape(self):
+        original = np.zeros((2048, 2048, 3), np.float32)
+        frame = frame_image(Size(2048, 2048), Fit.BFL, several=False)
+        with pytest.raises(UnusableImage, match="cannot be laid"):
+            restore_image(np.zeros((frame.grid.height, frame.grid.width + 16, 3), np.float32), original, frame)
+
     def test_another_shape_is_refused_with_the_way_out(self):
         original = stretched("coffee", 503, 397)
         frame = frame_image(Size(503, 397), Fit.BFL, several=True)

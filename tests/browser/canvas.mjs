@@ -1,0 +1,94 @@
+// The graph on the canvas.
+import { settle } from "./session.mjs";
+
+export async function placeNode(page, { type, x, y }) {
+  return page.evaluate(({ type, x, y }) => {
+    const { app, LiteGraph } = window;
+    const node = LiteGraph.createNode(type);
+    app.graph.add(node);
+    node.pos = [x, y];
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [0, 0];
+    app.canvas.setDirty(true, true);
+    return node.id;
+  }, { type, x, y });
+}
+
+export async function nodes(page) {
+  return page.evaluate(() => window.app.graph.nodes.map((node) => ({
+    id: node.id,
+    type: node.type,
+    title: node.title,
+    inputs: (node.inputs ?? []).map((input) => input.name),
+    linked: (node.inputs ?? []).filter((input) => input.link != null).map((input) => input.name),
+    outputs: (node.outputs ?? []).map((output) => output.localized_name ?? output.name),
+    widgets: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.value])),
+    unknown: node.has_errors === true || !window.LiteGraph.registered_node_types[node.type],
+  })));
+}
+
+export async function apiFormat(page) {
+  return (await page.evaluate(() => window.app.graphToPrompt())).output;
+}
+
+export async function fit(page) {
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
+  await settle(page);
+}
+
+// Where a socket is on the screen: its dot in Nodes 2.0, else where the canvas paints it.
+async function socketPosition(page, { id, output, input }) {
+  const slot = await page.evaluate(([id, output, input]) => {
+    const node = window.app.graph.getNodeById(id);
+    const slots = output === undefined ? node.inputs : node.outputs;
+    const index = slots.findIndex((one) => one.name === (output ?? input));
+    if (index < 0) throw new Error(`node ${id} has no socket ${output ?? input}, only ${slots.map((one) => one.name)}`);
+    const { canvas, ds } = window.app.canvas;
+    const [x, y] = output === undefined ? node.getInputPos(index) : node.getOutputPos(index);
+    const { left, top } = canvas.getBoundingClientRect();
+    const key = `${id}-${output === undefined ? "in" : "out"}-${index}`;
+    return { key, x: (x + ds.offset[0]) * ds.scale + left, y: (y + ds.offset[1]) * ds.scale + top };
+  }, [id, output, input]);
+  const dot = page.locator(`[data-slot-key="${slot.key}"]`).first();
+  if (!(await dot.isVisible())) return slot;
+  const box = await dot.boundingBox();
+  return { x: box.x + box.width / 2, y: box.y + box.height / 2 };
+}
+
+// Drags a link from an output to an input with the mouse.
+export async function dragLink(page, { from, to }) {
+  const start = await socketPosition(page, from), end = await socketPosition(page, to);
+  await page.mouse.move(start.x, start.y);
+  await page.mouse.down();
+  await page.mouse.move((start.x + end.x) / 2, (start.y + end.y) / 2, { steps: 3 });
+  await page.mouse.move(end.x, end.y, { steps: 3 });
+  await page.mouse.up();
+  await page.waitForTimeout(200);
+}
+
+// Gives a widget of the only node of a type a value, as its own menu would.
+export async function choose(page, { type, widget, value }) {
+  await page.evaluate(({ type, widget, value }) => {
+    const { app } = window;
+    const [node] = app.graph.nodes.filter((one) => one.type === type);
+    const chosen = node.widgets.find((one) => one.name === widget);
+    chosen.value = value;
+    chosen.callback?.(value, app.canvas, node);
+  }, { type, widget, value });
+  await settle(page);
+}
+
+// Presses Run and waits for a picture on the only node of a type; returns the picture's size in pixels.
+export async function run(page, { type }) {
+  await page.getByTestId("queue-button").click();
+  const picture = await page.waitForFunction((type) => {
+    const [node] = window.app.graph.nodes.filter((one) => one.type === type);
+    if (document.querySelector("[data-testid=error-overlay]")) return { failed: document.querySelector("[data-testid=error-overlay]").innerText };
+    const shown = node.imgs?.[0] ?? document.querySelector(`[data-node-id="${node.id}"] img`);
+    return shown?.naturalWidth > 0 && { width: shown.naturalWidth, height: shown.naturalHeight };
+  }, type, { timeout: 120000 });
+  await settle(page);
+  const size = await picture.jsonValue();
+  if (size.failed) throw new Error(size.failed);
+  return size;
+}

@@ -1,0 +1,21 @@
+// The help page beside a node.
+import { placeNode } from "./canvas.mjs";
+import { settle } from "./session.mjs";
+
+// Opens the info panel of a fresh node; returns its text, its pictures' widths and what is wider than the panel.
+export async function openHelp(page, { type }) {
+  const id = await placeNode(page, { type, x: 700, y: 300 });
+  await page.evaluate((id) => window.app.canvas.selectNode(window.app.graph.getNodeById(id)), id);
+  await page.getByTestId("info-button").first().click();
+  const content = page.locator(".node-help-content").first();
+  await content.locator("h1").first().waitFor();
+  await settle(page);
+  return content.evaluate((panel) => ({
+    text: panel.innerText,
+    headings: [...panel.querySelectorAll("h1, h2")].map((one) => one.innerText),
+    pictures: [...panel.querySelectorAll("img")].map((one) => one.naturalWidth),
+    overflow: [...panel.querySelectorAll("table, pre, p, li")]
+      .filter((one) => one.scrollWidth > one.clientWidth + 1 || one.getBoundingClientRect().right > panel.getBoundingClientRect().right + 1)
+      .map((one) => one.innerText.slice(0, 60)),
+  }));
+}

@@ -1,0 +1,27 @@
+// What the frontend finds wrong with the open graph.
+import { settle } from "./session.mjs";
+
+// Each group of the panel behind the warning, {"missing-model": [line, ...], ...}; empty where no warning is shown.
+export async function listIssues(page) {
+  const overlay = page.getByTestId("error-overlay");
+  if (!(await overlay.isVisible())) return {};
+  await page.getByTestId("error-overlay-see-errors").click();
+  const groups = page.locator("[data-testid^=error-group-]:not([data-testid=error-group-display-message])");
+  await groups.first().waitFor();
+  const found = await groups.evaluateAll((all) => all.map((group) => [
+    group.dataset.testid.replace("error-group-", ""),
+    group.innerText.split("\n").map((line) => line.trim()).filter(Boolean),
+  ]));
+  return Object.fromEntries(found);
+}
+
+export async function refreshModels(page) {
+  await page.getByTestId("missing-model-header-refresh").click();
+  await settle(page);
+}
+
+// Loads a graph as if dropped onto the page.
+export async function load(page, { graph }) {
+  await page.evaluate((graph) => window.app.loadGraphData(graph, true, true, null), graph);
+  await settle(page);
+}

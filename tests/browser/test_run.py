@@ -1,0 +1,21 @@
+"""Run, pressed on a template, shows the picture on the canvas and what the loader found under the loader."""
+
+import pytest
+
+from browser.conftest import PACK_FOLDER
+
+pytestmark = pytest.mark.host
+
+TEMPLATE = "Klein 9B edit one image"
+VARIANTS = {"classic": "auto", "nodes2": "distilled"}  # another choice, so that the host loads again
+
+
+def test_the_picture_and_the_loaders_words_appear(page, drawing):
+    page("openTemplate", folder=PACK_FOLDER, name=TEMPLATE)
+    page("choose", type="LoadImage", widget="image", value="image_1.png")
+    page("choose", type="Klein9BLoader", widget="variant", value=VARIANTS[drawing])
+    shown = page("run", type="SaveImage")
+    page.screenshot(f"run {drawing}")
+    assert shown == {"width": 128, "height": 128}
+    (loader,) = [one for one in page("nodes") if one["type"] == "Klein9BLoader"]
+    assert any("Klein 9B distilled" in str(value) for value in loader["widgets"].values())

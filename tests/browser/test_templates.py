@@ -1,0 +1,76 @@
+"""Every shipped workflow, opened from the template browser as a person opens it."""
+
+import json
+
+import pytest
+
+from browser.conftest import PACK_FOLDER, put_models
+from host.checkout import PACK
+
+pytestmark = pytest.mark.host
+
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+by_name = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def models_of(path):
+    return {model["name"] for node in read(path)["nodes"] for model in node["properties"].get("models", [])}
+
+
+def test_the_shelf_shows_each_with_its_picture(page):
+    shelf = page("listTemplates", folder=PACK_FOLDER, file=str(page.screenshot_path("templates")))
+    assert sorted(card["name"] for card in shelf) == [path.stem for path in WORKFLOWS]
+    assert all(card["thumbnail"] > 0 for card in shelf)
+
+
+@by_name
+def test_it_opens_without_a_complaint(page, drawing, path):
+    page("openTemplate", folder=PACK_FOLDER, name=path.stem)
+    page.screenshot(f"{path.stem} {drawing}")
+    assert page("listIssues") == {}
+    nodes = page("nodes")
+    assert [one["type"] for one in nodes] == [one["type"] for one in read(path)["nodes"]]
+    assert not any(one["unknown"] for one in nodes)
+
+
+@by_name
+def test_the_frontend_makes_the_api_twin_of_it(page, path):
+    page("openTemplate", folder=PACK_FOLDER, name=path.stem)
+    assert page("apiFormat") == read(path.parent / "api" / path.name)
+
+
+class TestWithoutModels:
+    @by_name
+    def test_it_lists_its_missing_models_and_nothing_else(self, empty_page, path):
+        empty_page("openTemplate", folder=PACK_FOLDER, name=path.stem)
+        issues = empty_page("listIssues")
+        empty_page.screenshot(f"{path.stem} without models")
+        assert set(issues) == ({"missing-model"} if models_of(path) else set())
+        assert {line for line in issues.get("missing-model", []) if line.endswith(".safetensors")} == models_of(path)
+
+    def test_downloaded_models_are_found_without_a_restart(self, empty_page, comfy, models):
+        empty_page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit two images")
+        assert set(empty_page("listIssues")) == {"missing-model"}
+        put_models(comfy, models)
+        empty_page("refreshModels")
+        assert empty_page("listIssues") == {}
+
+
+class TestTheseTestsCanFail:
+    """The checks above see what they look for."""
+
+    def test_a_broken_property_raises_a_toast(self, page, complaints):
+        workflow = read(WORKFLOWS[0])
+        workflow["nodes"][0]["properties"]["ver"] = "main"
+        page("load", graph=workflow)
+        assert complaints()["toasts"]
+
+    def test_an_unknown_node_is_seen(self, page, complaints):
+        workflow = read(WORKFLOWS[0])
+        workflow["nodes"][1]["type"] = "Klein9BNobodyHasThis"
+        page("load", graph=workflow)
+        assert set(page("listIssues")) == {"missing-node"} and any(one["unknown"] for one in page("nodes"))
