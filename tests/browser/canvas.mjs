@@ -22,6 +22,7 @@ export async function nodes(page) {
     inputs: (node.inputs ?? []).map((input) => input.name),
     linked: (node.inputs ?? []).filter((input) => input.link != null).map((input) => input.name),
     outputs: (node.outputs ?? []).map((output) => output.localized_name ?? output.name),
+    labels: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.label])),
     widgets: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.value])),
     unknown: node.has_errors === true || !window.LiteGraph.registered_node_types[node.type],
   })));
@@ -91,4 +92,14 @@ export async function run(page, { type }) {
   const size = await picture.jsonValue();
   if (size.failed) throw new Error(size.failed);
   return size;
+}
+
+// Rests the mouse on an input of the classic canvas and returns the tooltip that appears.
+export async function tooltip(page, { id, input }) {
+  const dot = await socketPosition(page, { id, input });
+  await page.mouse.move(dot.x + 200, dot.y + 200);
+  await page.mouse.move(dot.x + 4, dot.y, { steps: 3 });
+  const shown = page.locator(".node-tooltip");
+  await shown.waitFor();
+  return shown.innerText();
 }
