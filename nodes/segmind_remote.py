@@ -212,9 +212,9 @@ def _what_to_make() -> list[io.Input]:
             default=3425234,
             min=0,
             max=MAX_SEED,
-            control_after_generate=True,
-            tooltip="The same seed and inputs are the same request, which is paid once. A random seed is drawn "
-            "here, never by the server.",
+            control_after_generate=io.ControlAfterGenerate.fixed,
+            tooltip="The same seed and inputs are the same request, which is paid once. With randomize every Run is "
+            "another request. A random seed is drawn here, never by the server.",
         ),
     ]
 

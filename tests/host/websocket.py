@@ -9,8 +9,10 @@ import aiohttp
 class Watcher:
     """Collects every websocket message, text and binary, as bytes. A context manager."""
 
+    client_id = "watcher"
+
     def __init__(self, host) -> None:
-        self._url = f"{host.url}/ws?clientId=watcher"
+        self._url = f"{host.url}/ws?clientId={self.client_id}"
         self._ready, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._watch()), daemon=True)
         self.messages: list[bytes] = []

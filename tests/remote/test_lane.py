@@ -4,9 +4,9 @@ import asyncio
 
 import numpy as np
 import pytest
-from lanes import a_lane, hosts_of, request, run, small_fake
+from lanes import FastClock, a_lane, hosts_of, request, run, small_fake
 
-from fake_segmind import Behaviour
+from fake_segmind import Behaviour, Fault
 from klein9b.remote.errors import BadInput
 from klein9b.remote.keys import Key
 from klein9b.remote.lane import Options, _lane
@@ -64,3 +64,16 @@ def test_a_key_read_twice_has_one_lane(fake, tmp_path):
     lanes = {id(_lane(tmp_path, Key(fake.key), hosts_of(fake))) for _ in range(2)}
     assert len(lanes) == 1
     assert Key(fake.key) != Key("SG_0123456789abcdef")
+
+
+def test_every_state_is_heard_in_its_turn(fake, tmp_path):
+    """At the pace of a real clock: the first look at a job is late, and until then it is accepted."""
+    fake.behave(Behaviour(queue_seconds=0.2, run_seconds=0.2))
+    fake.script("upload", Fault.stall_headers(0.3))
+    heard = []
+    with a_lane(fake, tmp_path, clock=FastClock(4.0)) as lane:
+        told = lambda jobs: heard.extend(job.state for job in jobs if job)  # noqa: E731
+        asyncio.run(lane.run([request()], [np.zeros((8, 8, 3), np.float32)], Options(), told))
+    states = list(dict.fromkeys(heard))
+    assert [state for state in states if state in ("UPLOADING", "ACCEPTED")] == ["UPLOADING", "ACCEPTED"]
+    assert "PLANNED" not in heard[heard.index("ACCEPTED") :]
