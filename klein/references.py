@@ -144,7 +144,7 @@ def snap(width: float, height: float) -> Size:
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Any 1 to 4 channel image as finite RGB in [0, 1]; transparency is laid over white.
+    """Any 1 to 4 channel image as finite RGB in [0, 1]; transparency is laid over white. RGB in range is not copied.
 
     Raises:
         UnusableImage: NaN or infinite pixels, or a channel count that is not an image's.
@@ -154,7 +154,8 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
             "The image holds NaN or infinite pixels, so something before this node failed "
             "(often a VAE in half precision). Repair it there."
         )
-    image = image.clip(0, 1)
+    if image.min() < 0 or image.max() > 1:
+        image = image.clip(0, 1)
     channels = image.shape[-1]
     if channels == 3:
         return image

@@ -26,6 +26,7 @@ function model(name) {
 
 function note(lines, variant) {
   const file = VARIANTS[variant];
+  const kept = variant === "kv" ? " The reference cache keeps about 2 GB more for each megapixel of reference, in RAM when VRAM is short." : "";
   const other = file.bf16 ? `\n\nThe bf16 file \`${file.bf16}\` works in the same place and needs about twice the memory.` : "";
   return `${lines}
 
@@ -45,7 +46,7 @@ The panel on the right offers each missing file. The diffusion model is gated: s
 
 ## Memory
 
-About 17 to 20 GB of VRAM holds everything at once; ComfyUI offloads to RAM on smaller cards, which is slower.`;
+About 17 to 20 GB of VRAM holds everything at once; ComfyUI offloads to RAM on smaller cards, which is slower.${kept}`;
 }
 
 const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own

@@ -116,6 +116,10 @@ class TestRgb:
         with pytest.raises(UnusableImage, match="NaN or infinite"):
             to_rgb(image)
 
+    def test_rgb_in_range_is_not_copied(self):
+        image = np.full((4, 4, 3), 0.5, np.float32)
+        assert to_rgb(image) is image
+
     def test_two_channels_are_no_image(self):
         with pytest.raises(UnusableImage, match="has 2 channels; expected 1"):
             to_rgb(np.zeros((4, 4, 2), np.float32))
