@@ -144,7 +144,7 @@ def snap(width: float, height: float) -> Size:
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Any 1 to 4 channel image as finite RGB in [0, 1]; transparency is laid over white.
+    """Any 1 to 4 channel image as finite RGB in [0, 1]; transparency is laid over white. RGB in range is not copied.
 
     Raises:
         UnusableImage: NaN or infinite pixels, or a channel count that is not an image's.
@@ -154,7 +154,8 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
             "The image holds NaN or infinite pixels, so something before this node failed "
             "(often a VAE in half precision). Repair it there."
         )
-    image = image.clip(0, 1)
+    if image.min() < 0 or image.max() > 1:
+        image = image.clip(0, 1)
     channels = image.shape[-1]
     if channels == 3:
         return image
@@ -212,7 +213,7 @@ def restore_image(edited: np.ndarray, original: np.ndarray, frame: Frame) -> np.
     """The edited picture laid back over the original at its own pixel size and framing.
 
     Padding is removed; where fitting had cropped, the original's pixels stand. The edited picture may
-    have been enlarged since, as long as its aspect is still the grid's.
+    have been enlarged since, as long as its aspect is still the grid's but for rounding to whole pixels.
 
     Args:
         edited: (H, W, 3) float32. original: (frame.original.height, frame.original.width, 3) float32.
@@ -220,26 +221,32 @@ def restore_image(edited: np.ndarray, original: np.ndarray, frame: Frame) -> np.
     Raises:
         UnusableImage: the picture's aspect is not the grid's, so no placement is right.
     """
-    height, width = edited.shape[:2]
-    if width * frame.grid.height != height * frame.grid.width:
-        raise UnusableImage(
-            f"The picture is {width}x{height} but image 1 was fitted to {frame.grid}, so it cannot be laid "
-            f"back over image 1. Set aspect_ratio to match_input_image on Klein 9B References."
-        )
-    enlarged = width / frame.grid.width
+    wider, taller = _enlargement(edited, frame.grid)
     columns = _covered(frame.left, frame.grid.width, frame.scaled.width, frame.original.width)
     rows = _covered(frame.top, frame.grid.height, frame.scaled.height, frame.original.height)
     across, down = frame.scaled.width / frame.original.width, frame.scaled.height / frame.original.height
     box = (
-        (columns.start * across - frame.left) * enlarged,
-        (rows.start * down - frame.top) * enlarged,
-        (columns.stop * across - frame.left) * enlarged,
-        (rows.stop * down - frame.top) * enlarged,
+        (columns.start * across - frame.left) * wider,
+        (rows.start * down - frame.top) * taller,
+        (columns.stop * across - frame.left) * wider,
+        (rows.stop * down - frame.top) * taller,
     )
     restored = original.copy()
     size = Size(columns.stop - columns.start, rows.stop - rows.start)
     restored[rows, columns] = resample(edited, size, box)
     return restored
+
+
+def _enlargement(edited: np.ndarray, grid: Size) -> tuple[float, float]:
+    """How many times wider and taller than the grid. A resize rounds both sides, each by less than a pixel."""
+    height, width = edited.shape[:2]
+    wider, taller = width / grid.width, height / grid.height
+    if abs(wider - taller) * min(grid.width, grid.height) >= 1:
+        raise UnusableImage(
+            f"The picture is {width}x{height} but image 1 was fitted to {grid}, so it cannot be laid "
+            f"back over image 1. Set aspect_ratio to match_input_image on Klein 9B References."
+        )
+    return wider, taller
 
 
 def _covered(offset: int, grid: int, scaled: int, original: int) -> slice:

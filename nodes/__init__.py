@@ -8,10 +8,12 @@ from .references import Klein9BReferences
 from .restore import Klein9BRestore
 from .sampler import Klein9BSampler
 from .scheduler import Klein9BScheduler
+from .segmind_jobs import SegmindJobs
+from .segmind_remote import SegmindRemote
 
 
 class Klein9BExtension(ComfyExtension):
-    """FLUX.2 [klein] 9B, on the user's own GPU."""
+    """FLUX.2 [klein] 9B, on the user's own GPU and on Segmind's queue."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -21,6 +23,8 @@ class Klein9BExtension(ComfyExtension):
             Klein9BScheduler,
             Klein9BSampler,
             Klein9BRestore,
+            SegmindRemote,
+            SegmindJobs,
         ]
 
 

@@ -10,10 +10,9 @@ from comfy_api.v0_0_2 import io
 
 from ..klein.reference_store import Storage
 from .node_text import show_text
-from .reference_memory import memories
+from .reference_memory import KEY, memories
 from .reference_run import GIB, CachedReferences, Settings
 
-KEY = "klein9b_reference_cache"
 LOADED = "klein9b"
 BETWEEN_RUNS = "between runs"
 THIS_RUN = "this run"
@@ -88,7 +87,6 @@ class Klein9BReferenceCache(io.ComfyNode):
 def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatcher:
     """A clone whose references are cached; the model itself stays as it was. Replaces an earlier cache on it."""
     cached = model.clone()
-    memory = memories.of(model)
     wrappers = CachedReferences(settings)
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, wrappers.outer_sample),
@@ -96,8 +94,7 @@ def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatc
     ):
         cached.remove_wrappers_with_key(kind, KEY)
         cached.add_wrapper_with_key(kind, KEY, wrapper)
-    cached.set_additional_models(KEY, [memory])
-    cached.set_attachments(KEY, memory)
+    cached.set_attachments(KEY, memories.beside(cached))
     return cached
 
 

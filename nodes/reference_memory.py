@@ -11,6 +11,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ..klein.reference_store import ReferenceStore
 
+KEY = "klein9b_reference_cache"
+
 
 class ReferenceKeysValues(torch.nn.Module):
     """Has no parameters; the host names it in its log."""
@@ -73,6 +75,12 @@ class _Memories:
         if memory is None or memory.load_device != patcher.load_device:
             memory = ReferenceMemory(patcher.load_device, patcher.offload_device)
             self._by_model[patcher.model] = memory
+        return memory
+
+    def beside(self, patcher: ModelPatcher) -> ReferenceMemory:
+        """The memory of the patcher's model, which the host from now on loads beside it."""
+        memory = self.of(patcher)
+        patcher.set_additional_models(KEY, [memory])
         return memory
 
 

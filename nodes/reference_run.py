@@ -43,6 +43,10 @@ class Settings:
     show: Callable[[str], None]
 
 
+class SteppedAside(Exception):
+    """The stock path must run, but the cache has answered already: the run starts over, or it would be half of each."""
+
+
 class CachedReferences:
     """The two wrappers: around a run, to know its weights and size, and around every evaluation of the model."""
 
@@ -51,9 +55,13 @@ class CachedReferences:
 
     def outer_sample(self, executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
+        conds = {kind: [cond.copy() for cond in each] for kind, each in guider.conds.items()}
         run = SamplingRun(self.settings, guider)
         guider.model_options["transformer_options"][RUN] = run
         try:
+            return executor(*args, **kwargs)
+        except SteppedAside:
+            guider.conds = conds
             return executor(*args, **kwargs)
         finally:
             del guider.model_options["transformer_options"][RUN]
@@ -87,11 +95,16 @@ class CachedReferences:
             rows = run.rows(model, ref_latents, x.dtype, transformer_options)
             appended = Appended(model, rows, transformer_options)
             out = executor(x, timestep, context, y, guidance, None, control, appended.options, **kwargs)
-            run.refuse(appended.missing)
+            run.honoured |= not appended.missing
+            # Blocks that asked once and are silent now were skipped: EasyCache and its like answer from earlier steps.
+            run.refuse(None if run.honoured else appended.missing)
             return out
 
         out = run.within_memory(cached)
-        return stock() if run.refused or out is None else out
+        if run.refused or out is None:
+            return stock()
+        run.answered = True
+        return out
 
 
 class SamplingRun:
@@ -100,25 +113,38 @@ class SamplingRun:
     Attributes:
         unfit: why no evaluation of this run can use the cache.
         refused: why the stock path runs, once it does.
+        tokens: of all references the run may use.
+        answered: the cache has served an evaluation.
+        honoured: every block has asked for the references' keys and values in some evaluation.
     """
 
     def __init__(self, settings: Settings, guider: Any) -> None:
         patcher = guider.model_patcher
         self.settings = settings
-        self.memory: ReferenceMemory = memories.of(patcher)
+        # Anew: a node behind ours may have loaded the model a second time, as TorchCompileModel does.
+        self.memory: ReferenceMemory = memories.beside(patcher)
         self.weights: ModelState = model_state(patcher)
         self.references = ReferenceRun(self.memory.store, settings.storage)
         self.unfit = refuse_run(patcher, guider.conds, guider.model_options)
         self.refused: str | None = None
-        tokens = 0 if self.unfit else reference_tokens(guider.conds)
-        size = bytes_per_token(patcher.model, settings.storage) if tokens else 0
-        self.memory.store.begin_run(settings.budget, tokens, size)
+        self.answered = False
+        self.honoured = False
+        self.tokens = 0 if self.unfit else reference_tokens(guider.conds)
+        size = bytes_per_token(patcher.model, settings.storage) if self.tokens else 0
+        self.memory.store.begin_run(settings.budget, self.tokens, size)
 
     def refuse(self, reason: str | None) -> None:
-        """The stock path from here on, said once."""
-        if reason and not self.refused:
-            self.refused = reason
-            log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", reason)
+        """The stock path for the whole run, said once.
+
+        Raises:
+            SteppedAside: the cache has served this run before.
+        """
+        if not reason or self.refused:
+            return
+        self.refused = reason
+        log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", reason)
+        if self.answered:
+            raise SteppedAside
 
     def rows(self, model: Any, latents: list[Tensor], dtype: torch.dtype, options: dict[str, Any]) -> ReferenceRows:
         """One entry for each row of the batch, found or computed."""
@@ -140,11 +166,15 @@ class SamplingRun:
         return None
 
     def finish(self) -> None:
-        self.memory.store.end_run()
+        store = self.memory.store
+        used = store.held_bytes
+        store.end_run()
         if self.refused:
             self.settings.show(f"stock path: {self.refused}")
             return
-        text = describe(self.references.report, self.memory.store.held_bytes, self.settings)
+        if self.tokens and not self.references.report.references:
+            return  # It was cancelled or failed before it had any.
+        text = describe(self.references.report, store.held_bytes, used - store.held_bytes, self.settings)
         log.info("Klein 9B Reference Cache: %s", text.replace("\n", ", "))
         self.settings.show(text)
 
@@ -235,14 +265,16 @@ def bytes_per_token(model: Any, storage: Storage) -> int:
     return 2 * blocks * diffusion.num_heads * storage.bytes_per_vector(head_dim, model.get_dtype_inference())
 
 
-def describe(report: RunReport, held_bytes: int, settings: Settings) -> str:
-    """What a run did, for the person in front of the node."""
+def describe(report: RunReport, held_bytes: int, freed_bytes: int, settings: Settings) -> str:
+    """What a run did, for the person in front of the node. freed_bytes: of this run, when it ended."""
     if not report.references:
         return "no references in this run"
     found = "hit" if not report.misses else "miss" if not report.hits else f"{report.hits} hit, {report.misses} miss"
     lines = [f"{found}: {report.references} reference{'s' * (report.references != 1)}, {held_bytes / GIB:.2f} GiB held"]
     if report.extended:
         lines.append("a reference was added: all were computed again, because they attend to each other")
+    if freed_bytes and settings.budget:
+        lines.append(f"{freed_bytes / GIB:.2f} GiB were over the budget and are freed: raise budget_gib to keep them")
     if report.misses:
         lines.append(f"computed in {report.seconds_spent:.2f} s")
     if report.hits:

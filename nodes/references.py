@@ -149,13 +149,28 @@ def _frames_of(images: dict[str, torch.Tensor]) -> list[tuple[str, np.ndarray]]:
     """Every frame of every image in socket order, with the name an error may use."""
     frames = []
     for name in sorted(images, key=lambda name: int(name.rsplit("_", 1)[1])):
-        batch = images[name]
-        if batch is None:
-            continue
-        for i, frame in enumerate(batch):
-            label = name if len(batch) == 1 else f"{name}, frame {i + 1}"
-            frames.append((label, frame.cpu().float().numpy()))
+        if images[name] is not None:
+            frames += _frames_of_batch(name, images[name])
     return frames
+
+
+def _frames_of_batch(name: str, batch: torch.Tensor) -> list[tuple[str, np.ndarray]]:
+    if len(batch) == 0:
+        raise UnusableImage(f"{name}: The batch holds no frame. Connect one that does, or disconnect {name}.")
+    labels = [name] if len(batch) == 1 else [f"{name}, frame {i + 1}" for i in range(len(batch))]
+    return [(label, _pixels(label, frame)) for label, frame in zip(labels, batch)]
+
+
+def _pixels(label: str, frame: torch.Tensor) -> np.ndarray:
+    """One frame (H, W, C) as float32; integers fill their type's range, so 16-bit levels end at 1 too."""
+    if frame.ndim != 3:
+        raise UnusableImage(
+            f"{label}: Expected pictures shaped [frames, height, width, channels], got frames of {list(frame.shape)}. "
+            "The node before this one returned something that is not an image."
+        )
+    pixels = frame.cpu().float().numpy()
+    whole = not frame.is_floating_point() and frame.dtype != torch.bool
+    return pixels / np.float32(torch.iinfo(frame.dtype).max) if whole else pixels
 
 
 def _frame_all(frames: list[tuple[str, np.ndarray]], fit: Fit) -> list[FramedImage]:

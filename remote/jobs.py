@@ -52,13 +52,13 @@ TELL_S = 0.5
 
 @dataclass
 class _Drive:
-    """A row being worked on, and who waits for it."""
+    """A row being worked on, and who waits for it. `state`: what the row's own state does not show, if anything."""
 
     terms: Terms
     task: asyncio.Task[Row]
     waiters: int = 0
     sent: bool = False
-    state: str = "PLANNED"
+    state: str = ""
 
     def saw(self, state: str) -> None:
         self.state = state
@@ -216,8 +216,8 @@ class Jobs:
     ) -> Progress:
         waited = terms.timeout_s - (deadline - self._clock.monotonic())
         known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
-        state = drive.state if drive and row.state == "ACCEPTED" else row.state
-        return Progress(row.id, state, waited, self._follower.eta.seconds, row.request_id, known, reused)
+        seen = drive.state if drive and row.state in ("PLANNED", "ACCEPTED") else ""
+        return Progress(row.id, seen or row.state, waited, self._follower.eta.seconds, row.request_id, known, reused)
 
     # Driving
 
@@ -270,9 +270,9 @@ class Jobs:
 
     async def _submit(self, row: Row, order: Order, drive: _Drive) -> None:
         """PLANNED to whatever the server says. Sends again only after proof that nothing was accepted."""
-        drive.state = "UPLOADING"
+        drive.state = "UPLOADING" if order.references else ""
         body = order.request.body([await self._online(reference) for reference in order.references])
-        drive.state = "PLANNED"
+        drive.state = ""
         unreached = 0
         for tries in itertools.count():
             proof = await self._send(row, encode_body(body), body_digest(body), drive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import ipaddress
 import os
 import re
@@ -91,6 +92,12 @@ class Key:
     def account(self) -> str:
         """Eight hex digits that tell accounts apart; 32 bits cannot be turned back into a key."""
         return hashlib.sha256(b"klein9b account " + self._secret.encode()).hexdigest()[:8]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and hmac.compare_digest(self._secret.encode(), other._secret.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._secret)
 
     def __repr__(self) -> str:
         return "Key(set)"

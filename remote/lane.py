@@ -85,10 +85,16 @@ class Picture:
 
 @dataclass
 class _Run:
-    """What the caller's thread may know of a run. `left`: its jobs have been told that nobody waits."""
+    """What the caller's thread may know of a run.
+
+    Args:
+        left: its jobs have been told that nobody waits.
+        uploads: what was changed on the images before they left.
+    """
 
     progress: list[Progress | None]
     left: bool = False
+    uploads: tuple[str, ...] = ()
 
     def jobs(self) -> list[int]:
         return [item.job for item in self.progress if item]
@@ -104,6 +110,7 @@ async def run(
     options: Options | None = None,
     on_progress: Callable[[list[Progress | None]], None] = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
+    on_skip: Callable[[int, SegmindError], None] = lambda index, error: None,
 ) -> list[Picture]:
     """One picture per request, in order; what failed is left out where `options` say so.
 
@@ -111,6 +118,7 @@ async def run(
         arrays: images to upload, in order, for every request; [height, width, 3 or 4] floats.
         on_progress: hears, on this thread, about every job; None for one that has not begun.
         cancelled: asked ten times a second.
+        on_skip: hears of every request that is left out, by its place.
 
     Raises:
         Interrupted: `cancelled` said so. Jobs that were accepted go on and are kept.
@@ -119,7 +127,7 @@ async def run(
     for request in requests:
         refuse_secrets(request.texts())
     lane = _lane(directory, key, hosts)
-    return await lane.run(requests, arrays, options or Options(), on_progress, cancelled)
+    return await lane.run(requests, arrays, options or Options(), on_progress, cancelled, on_skip)
 
 
 async def recover(
@@ -176,19 +184,23 @@ class Lane:
         options: Options,
         on_progress: Callable[[list[Progress | None]], None] = lambda progress: None,
         cancelled: Callable[[], bool] = lambda: False,
+        on_skip: Callable[[int, SegmindError], None] = lambda index, error: None,
     ) -> list[Picture]:
         """See the function of the same name."""
         going = _Run([None] * len(requests))
         work = self._worker.submit(self._batch(requests, arrays, options, going))
         outcomes = await self._watch(work, going, on_progress, cancelled)
         pictures = [
-            _picture(*item, reused=bool(seen and seen.reused))
+            _picture(*item, reused=bool(seen and seen.reused), uploads=going.uploads)
             for item, seen in zip(outcomes, going.progress)
             if not isinstance(item, SegmindError)
         ]
         errors = [item for item in outcomes if isinstance(item, SegmindError)]
         if errors and (options.on_item_error == "raise" or not pictures):
             raise errors[0].among(len(pictures), len(outcomes))
+        for index, item in enumerate(outcomes):
+            if isinstance(item, SegmindError):
+                on_skip(index, item)
         return pictures
 
     async def recover(
@@ -270,7 +282,8 @@ class Lane:
         going: _Run,
     ) -> list[tuple[Row, Decoded] | SegmindError]:
         jobs, *_ = self._open()
-        references: tuple[Encoded, ...] = tuple([await asyncio.to_thread(images.encode, a) for a in arrays])
+        references = tuple([await _encoded(array, place) for place, array in enumerate(arrays, 1)])
+        going.uploads = tuple(f"image {i}: {one.note}" for i, one in enumerate(references, 1) if one.note)
         orders = [Order(request, references) for request in requests]
         try:
             rows = await jobs.batch(orders, options.terms(), going.progress.__setitem__)
@@ -347,7 +360,15 @@ async def _beat(jobs: Jobs, journal: Journal, clock: Clock, every_s: float) -> N
             journal.beat()
 
 
-def _picture(row: Row, decoded: Decoded, reused: bool) -> Picture:
+async def _encoded(array: npt.NDArray[np.float32], place: int) -> Encoded:
+    """The file to upload; a refusal names which of the images it is about, counted from 1."""
+    try:
+        return await asyncio.to_thread(images.encode, array)
+    except BadInput as error:
+        raise BadInput(f"Image {place}: {error.what}", error.money, error.todo) from None
+
+
+def _picture(row: Row, decoded: Decoded, reused: bool, uploads: tuple[str, ...] = ()) -> Picture:
     receipt = {
         "request_id": row.request_id,
         "seed": row.seed,
@@ -361,5 +382,6 @@ def _picture(row: Row, decoded: Decoded, reused: bool) -> Picture:
         "media_type": decoded.media_type,
         "reused": reused,
         "note": decoded.note,
+        "uploads": list(uploads),
     }
     return Picture(decoded, receipt)

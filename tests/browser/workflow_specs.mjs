@@ -26,6 +26,7 @@ function model(name) {
 
 function note(lines, variant) {
   const file = VARIANTS[variant];
+  const kept = variant === "kv" ? " The reference cache keeps about 2 GB more for each megapixel of reference, in RAM when VRAM is short." : "";
   const other = file.bf16 ? `\n\nThe bf16 file \`${file.bf16}\` works in the same place and needs about twice the memory.` : "";
   return `${lines}
 
@@ -45,7 +46,7 @@ The panel on the right offers each missing file. The diffusion model is gated: s
 
 ## Memory
 
-About 17 to 20 GB of VRAM holds everything at once; ComfyUI offloads to RAM on smaller cards, which is slower.`;
+About 17 to 20 GB of VRAM holds everything at once; ComfyUI offloads to RAM on smaller cards, which is slower.${kept}`;
 }
 
 const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own
@@ -90,6 +91,86 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   return { name, nodes };
 }
 
+// The hosted model. Nothing to download; what to read first is the price, the privacy and where the key goes.
+function remoteNote(lines, uploads) {
+  return `${lines}
+
+## Price
+
+Each picture costs about $0.04 on your Segmind account. The same inputs are paid for once: run again after a timeout, a cancel or a restart and the job is picked up. Cancel frees the graph, not the bill: Segmind has no cancel.
+
+## Privacy
+
+${uploads ? "**The images are uploaded to addresses that are public, unlisted and permanent.** " : ""}The prompt goes to Segmind and stays in its request history.
+
+## Where the key goes
+
+Into the variable SEGMIND_API_KEY before ComfyUI starts, or as the only line of
+
+\`\`\`
+ComfyUI/user/__segmind/segmind.key
+\`\`\`
+
+which must be closed to others (chmod 600). **Never into a widget.**`;
+}
+
+const NO_FILES = `
+
+## Files
+
+None: nothing to download.`;
+
+const REMOTE_SIZE = [400, 760];
+
+function remoteNode({ pos, widgets = {}, photographs = [], from = {}, group }) {
+  const sockets = Object.fromEntries(photographs.map((_, i) => [`images.image_${i + 1}`, [`image_${i + 1}`, "IMAGE"]]));
+  return { id: "remote", type: "SegmindRemote", group, pos, size: REMOTE_SIZE, widgets: { seed: 42, ...widgets }, from: { ...sockets, ...from } };
+}
+
+function remotePicture(x, y, group) {
+  return [
+    { id: "remote_save", type: "SaveImage", title: "Picture from Segmind", group, pos: [x, y], size: [480, 460], widgets: { filename_prefix: "Klein9B_remote" }, from: { images: ["remote", "image"] } },
+    { id: "receipt", type: "PreviewAny", title: "Receipt", group, pos: [x, y + 560], size: [480, 200], from: { source: ["remote", "receipt"] } },
+  ];
+}
+
+function photographNodes(photographs, x, y, group) {
+  return photographs.map((file, i) => ({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group, pos: [x, y + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } }));
+}
+
+function remote({ name, subject, photographs, widgets }) {
+  const x = photographs.length ? 920 : 490;
+  return {
+    name,
+    nodes: [
+      { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 600], widgets: { "": remoteNote(subject + NO_FILES, photographs.length > 0) } },
+      ...photographNodes(photographs, 490, 0, "Images"),
+      remoteNode({ pos: [x, 0], widgets, photographs, group: "Segmind" }),
+      ...remotePicture(x + 470, 0, "Picture"),
+    ],
+  };
+}
+
+// The same prompt, seed and images into both lanes: one text, one number, one set of photographs.
+function sideBySide({ name, subject, variant, photographs, prompt }) {
+  const one = local({ ...DISTILLED, ...MATCH, name, subject, photographs, prompt });
+  const down = 780;
+  const words = [
+    { id: "text", type: "PrimitiveStringMultiline", title: "Prompt, for both", group: "For both", pos: [470, 780], size: [340, 180], widgets: { value: prompt } },
+    { id: "number", type: "PrimitiveInt", title: "Seed, for both", group: "For both", pos: [470, 610], size: [340, 90], widgets: { value: 42 } },
+  ];
+  const wired = one.nodes.map((node) => {
+    if (node.id === "note") return { ...node, size: [410, 900], widgets: { "": remoteNote(note(subject, variant), true) } };
+    if (node.id === "prompt") return { ...node, widgets: {}, from: { ...node.from, text: ["text", "STRING"] } };
+    if (node.id === "noise") return { ...node, widgets: {}, from: { noise_seed: ["number", "INT"] } };
+    if (node.id === "save") return { ...node, title: "Picture from your GPU" };
+    return node;
+  });
+  const asked = { aspect_ratio: "match_input_image" };
+  const from = { prompt: ["text", "STRING"], seed: ["number", "INT"] };
+  return { name, nodes: [...wired, ...words, remoteNode({ pos: [1720, down], widgets: asked, photographs, from, group: "Segmind" }), ...remotePicture(2190, down, "Segmind")] };
+}
+
 const EULER = { sampler: "euler" };
 const DISTILLED = { variant: "distilled", steps: 4, cfg: 1, sampler: EULER };
 const SIZE = { aspect_ratio: "1:1", megapixels: 1 };
@@ -125,6 +206,21 @@ export const WORKFLOWS = [
   local({
     ...MATCH, name: "Klein 9B KV edit two images", variant: "kv", steps: 4, cfg: 1, sampler: EULER, cached: true, photographs: ["image_1.png", "image_2.png"],
     subject: "# Edit with two images, references cached\n\nThe KV model computes its reference images once. *Klein 9B Reference Cache* keeps what was computed, so a new prompt or seed on the same images skips them altogether: the text under the node says what was saved.",
+    prompt: "make the woman in image 1 wear the open cardigan from image 2.",
+  }),
+  remote({
+    name: "Segmind remote edit two images", photographs: ["image_1.png", "image_2.png"],
+    subject: "# Edit with two images, on Segmind\n\nThe two-image edit without a GPU of your own. Choose two photographs, call them *image 1* and *image 2* in the prompt, press Run.",
+    widgets: { prompt: "make the woman in image 1 wear the open cardigan from image 2.", aspect_ratio: "match_input_image" },
+  }),
+  remote({
+    name: "Segmind remote text to image four seeds", photographs: [],
+    subject: "# Text to image, four seeds, on Segmind\n\nFour pictures at once, with seed 42 to 45: four jobs, about $0.16. If one fails the others are kept, and running again pays only for what is missing.",
+    widgets: { prompt: "A red fox standing in fresh snow at the edge of a birch forest, early morning light, its breath visible in the cold air, shallow depth of field, photograph", count: 4 },
+  }),
+  sideBySide({
+    name: "Klein 9B local and remote side by side", variant: "distilled", photographs: ["image_1.png", "image_2.png"],
+    subject: "# Local and remote, side by side\n\nOne prompt, one seed and the same two photographs go to your GPU and to Segmind at the same time. The hosted model has its own settings (20 steps at cfg 5), so the pictures are kin, not twins.\n\nThe seed stays as it is, so running again costs nothing; type another for new pictures.",
     prompt: "make the woman in image 1 wear the open cardigan from image 2.",
   }),
 ];

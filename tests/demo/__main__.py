@@ -19,10 +19,11 @@ def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     checkout = find_or_install(ROOT / "build" / "ComfyUI")
     if checkout is None:
-        say("no ComfyUI here and none could be fetched: showing the samplers alone, on an exact denoiser")
-        from demo import without_host
+        say("no ComfyUI here and none could be fetched: showing the samplers and the remote lane on their own")
+        from demo import remote_alone, without_host
 
         without_host.run(OUTPUT)
+        remote_alone.run(OUTPUT)
     else:
         from demo import in_host
 

@@ -1,4 +1,4 @@
-"""Every shipped workflow in a headless ComfyUI on stand-in weights."""
+"""Every shipped workflow in a headless ComfyUI, on stand-in weights and a Segmind on loopback."""
 
 import json
 import shutil
@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 from PIL import Image
+from segmind_host import environment, write_key
 
 import standins
+from fake_segmind import Behaviour, FakeSegmind
 from host.checkout import PACK
 from host.server import Host
 
@@ -22,6 +24,7 @@ PHOTOGRAPHS = {
 }
 SIDE = 256
 MEGAPIXELS = 0.0625
+SEGMIND = Behaviour(queue_seconds=1.0, run_seconds=4.0)
 
 
 def run(checkout: Path, output: Path) -> None:
@@ -31,25 +34,50 @@ def run(checkout: Path, output: Path) -> None:
         say("writing stand-in weights: Klein's real tensor names at small dims, random numbers")
         standins.write_models(base / "models")
         standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=SIDE)
-        say("starting ComfyUI on CPU with this pack")
-        with Host(checkout, base) as host:
-            rows = [_run_one(host, path, output) for path in sorted((PACK / "workflows").glob("*.json"))]
+        with FakeSegmind(SEGMIND) as segmind:
+            write_key(base, segmind.key)
+            say("starting ComfyUI on CPU with this pack, and an imitation of Segmind on loopback")
+            with Host(checkout, base, environment=environment(segmind)) as host:
+                rows = [
+                    row
+                    for path in sorted((PACK / "workflows").glob("*.json"))
+                    for row in _run_one(host, path, output)
+                ]
+            charges = segmind.ledger
     table(("workflow", "size", "steps", "seconds", "file"), rows)
     say("the weights are random, so the pictures are texture: they show that every node runs, not what Klein paints")
+    say(
+        f"the imitation of Segmind charged {len(charges)} jobs, ${sum(charge.amount for charge in charges):.4f}: two of"
+        " the workflows ask for the same picture, and the second got what the first had paid for"
+    )
 
 
-def _run_one(host: Host, path: Path, output: Path) -> tuple[str, ...]:
+def _run_one(host: Host, path: Path, output: Path) -> list[tuple[str, ...]]:
+    """A row for each picture; shows the receipts of those that came from Segmind."""
     say(f"running {path.stem}")
     graph = _on_photographs(json.loads((path.parent / "api" / path.name).read_text()))
     start = time.perf_counter()
     entry = host.run(graph)
-    seconds = time.perf_counter() - start
-    (saved,) = host.pictures(entry)
-    target = output / f"{path.stem}.png"
+    seconds = f"{time.perf_counter() - start:.1f}"
+    for receipt in _receipts(entry):
+        say(f"receipt: {receipt}")
+    saved = host.pictures(entry)
+    names = [path.stem if len(saved) == 1 else f"{path.stem} {i}" for i in range(1, len(saved) + 1)]
+    return [_row(name, picture, _steps(graph), seconds, output) for name, picture in zip(names, saved, strict=True)]
+
+
+def _row(name: str, saved: Path, steps: str, seconds: str, output: Path) -> tuple[str, ...]:
+    target = output / f"{name}.png"
     shutil.copy(saved, target)
     with Image.open(target) as picture:
         size = f"{picture.width}x{picture.height}"
-    return path.stem, size, _steps(graph), f"{seconds:.1f}", str(target.relative_to(PACK))
+    return name, size, steps, seconds, str(target.relative_to(PACK))
+
+
+def _receipts(entry: dict) -> list[str]:
+    """One line a picture."""
+    told = [json.loads(text) for node in entry["outputs"].values() for text in node.get("text", [])]
+    return [json.dumps(one) for receipt in told for one in (receipt if isinstance(receipt, list) else [receipt])]
 
 
 def _inputs(graph: dict, kind: str) -> list[dict]:
@@ -65,4 +93,5 @@ def _on_photographs(graph: dict) -> dict:
 
 
 def _steps(graph: dict) -> str:
-    return "+".join(str(inputs["steps"]) for inputs in _inputs(graph, "Klein9BScheduler"))
+    kinds = ("Klein9BScheduler", "SegmindRemote")
+    return "+".join(str(inputs["steps"]) for kind in kinds for inputs in _inputs(graph, kind))

@@ -1,8 +1,10 @@
-"""One ComfyUI server with stand-in weights for the whole session."""
+"""One ComfyUI server with stand-in weights and a Segmind on loopback for the whole session."""
 
 import pytest
+from segmind_host import environment, remember_jobs, write_key
 
 import standins
+from fake_segmind import FakeSegmind, Settings
 from host.checkout import HOW_TO_GET_ONE, find_checkout
 from host.server import Host
 
@@ -30,9 +32,17 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def host(checkout, models, tmp_path_factory):
+def segmind():
+    with FakeSegmind(settings=Settings(pixels=64 * 64, credits=100.0)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def host(checkout, models, segmind, tmp_path_factory):
     base = tmp_path_factory.mktemp("comfy")
     (base / "models").symlink_to(models)
     standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=128)
-    with Host(checkout, base, folder_name="ComfyUI-some.other_name") as running:
+    write_key(base, segmind.key)
+    remember_jobs(base, seconds=0.3)
+    with Host(checkout, base, folder_name="ComfyUI-some.other_name", environment=environment(segmind)) as running:
         yield running

@@ -13,6 +13,21 @@ def load_images(names: list[str]) -> dict:
     return {f"photo_{i}": node("LoadImage", image=name) for i, name in enumerate(names, 1)}
 
 
+def _sampling(seed: int, *, latent: list) -> dict:
+    """What both graphs have between their guider and their VAE decode."""
+    return {
+        "noise": node("RandomNoise", noise_seed=seed),
+        "sample": node(
+            "SamplerCustomAdvanced",
+            noise=["noise", 0],
+            guider=["guider", 0],
+            sampler=["sampler", 0],
+            sigmas=["sigmas", 0],
+            latent_image=latent,
+        ),
+    }
+
+
 def klein(
     images: list[str],
     *,
@@ -47,15 +62,7 @@ def klein(
         "sigmas": node("Klein9BScheduler", latent=["references", 2], steps=steps, denoise=1.0, shift="flux2"),
         "sampler": node("Klein9BSampler", **(sampler or {"sampler": "euler"})),
         "guider": node("CFGGuider", model=["load", 0], positive=["references", 0], negative=["references", 1], cfg=cfg),
-        "noise": node("RandomNoise", noise_seed=seed),
-        "sample": node(
-            "SamplerCustomAdvanced",
-            noise=["noise", 0],
-            guider=["guider", 0],
-            sampler=["sampler", 0],
-            sigmas=["sigmas", 0],
-            latent_image=["references", 2],
-        ),
+        **_sampling(seed, latent=["references", 2]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
         "restore": node("Klein9BRestore", image=["decode", 0], frame=["references", 3]),
         "save": node("SaveImage", images=["restore", 0], filename_prefix="klein"),
@@ -95,15 +102,35 @@ def stock(
         "sigmas": node("Flux2Scheduler", steps=steps, width=width, height=height),
         "sampler": node("KSamplerSelect", sampler_name="euler"),
         "guider": node("CFGGuider", model=["model", 0], positive=positive, negative=negative, cfg=1.0),
-        "noise": node("RandomNoise", noise_seed=seed),
-        "sample": node(
-            "SamplerCustomAdvanced",
-            noise=["noise", 0],
-            guider=["guider", 0],
-            sampler=["sampler", 0],
-            sigmas=["sigmas", 0],
-            latent_image=["latent", 0],
-        ),
+        **_sampling(seed, latent=["latent", 0]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="stock"),
+    }
+
+
+def remote(images: list[str], *, prompt: str, name: str = "remote", **changes) -> dict:
+    """Segmind Remote on photographs, its picture saved and its receipt in the history."""
+    sockets = {f"images.image_{i}": [f"photo_{i}", 0] for i in range(1, len(images) + 1)}
+    widgets = {
+        "negative_prompt": "low quality, blurry, less details",
+        "image_urls": "",
+        "seed": 7,
+        "cfg": 5.0,
+        "sampler": "euler",
+        "steps": 20,
+        "aspect_ratio": "1:1",
+        "go_fast": True,
+        "image_format": "png",
+        "quality": 90,
+        "count": 1,
+        "timeout_s": 120,
+        "on_item_error": "raise",
+        "max_cost_usd": 0.0,
+        "reuse": "auto",
+    }
+    return {
+        **load_images(images),
+        name: node("SegmindRemote", prompt=prompt, **widgets | changes, **sockets),
+        f"{name}_save": node("SaveImage", images=[name, 0], filename_prefix=name),
+        f"{name}_receipt": node("ProbeText", text=[name, 2]),
     }

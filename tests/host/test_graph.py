@@ -10,6 +10,7 @@ from host.server import HostError
 pytestmark = pytest.mark.host
 
 NODES = ("Klein9BLoader", "Klein9BReferences", "Klein9BScheduler", "Klein9BSampler", "Klein9BRestore")
+NODES += ("SegmindRemote", "SegmindJobs")
 
 
 def encodes(host):
@@ -37,7 +38,7 @@ def test_its_help_pages_are_served(host):
     folder = urllib.parse.quote("ComfyUI-some.other_name")
     for name in NODES:
         with urllib.request.urlopen(f"{host.url}/extensions/{folder}/docs/{name}.md") as page:
-            assert page.read().startswith(b"# Klein 9B")
+            assert page.read().startswith((b"# Klein 9B ", b"# Segmind "))
 
 
 def test_text_to_image(host):

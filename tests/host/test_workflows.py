@@ -8,10 +8,14 @@ import urllib.request
 import pytest
 from PIL import Image
 
+from fake_segmind import Behaviour
 from host.checkout import PACK
+from host.websocket import Watcher
 
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
-LOCAL = [path for path in WORKFLOWS if "Klein9BLoader" in path.read_text()]
+LOCAL = [path for path in WORKFLOWS if "SegmindRemote" not in path.read_text()]
+REMOTE = [path for path in WORKFLOWS if path not in LOCAL]
+NO_FILE = {"SegmindJobs"}  # lists and recovers: a graph of its own would be that one node
 NODE_KEYS = {"id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties"}
 NODE_KEYS |= {"widgets_values"}
 PROPERTIES = {"Node name for S&R", "cnr_id", "ver", "models"}
@@ -104,6 +108,38 @@ def test_it_runs(host, path):
 
 
 @pytest.mark.host
+@pytest.mark.parametrize("path", REMOTE, ids=lambda path: path.stem)
+def test_it_runs_on_segmind(host, segmind, path):
+    graph = made_small(read(twin(path)))
+    (remote,) = nodes_of(graph, "SegmindRemote")
+    remote["inputs"]["reuse"] = "always_new"  # two of the workflows are the same request
+    count = remote["inputs"]["count"]
+    submits, charges = segmind.submits, len(segmind.ledger)
+    entry = host.run(graph)
+    assert segmind.submits - submits == len(segmind.ledger) - charges == count
+    assert len(host.pictures(entry)) == count + len(nodes_of(graph, "Klein9BLoader"))
+    (receipt,) = [node["text"][0] for node in entry["outputs"].values() if "text" in node]
+    assert receipt.count('"request_id"') == count and segmind.key not in receipt
+
+
+@pytest.mark.host
+def test_both_lanes_get_the_same_and_the_remote_one_starts_first(host, segmind):
+    graph = made_small(read(twin(PACK / "workflows" / "Klein 9B local and remote side by side.json")))
+    (number,), (text,) = nodes_of(graph, "PrimitiveInt"), nodes_of(graph, "PrimitiveStringMultiline")
+    number["inputs"]["value"], text["inputs"]["value"] = 4711, "one prompt for both"
+    segmind.behave(Behaviour(run_seconds=1.0))
+    with Watcher(host) as watcher:
+        host.wait(host.post("/prompt", {"prompt": graph, "client_id": watcher.client_id})["prompt_id"])
+        said = [json.loads(one) for one in watcher.messages if one.startswith(b"{")]
+    body, sampled = segmind.jobs[-1].body, nodes_of(graph, "RandomNoise")[0]["inputs"]["noise_seed"]
+    assert (body["prompt"], body["seed"], len(body["image_urls"])) == ("one prompt for both", 4711, 2)
+    assert graph[sampled[0]] is number
+    begun = [one["data"]["node"] for one in said if one["type"] == "executing"]
+    started = [graph[key]["class_type"] for key in begun if key]
+    assert started.index("SegmindRemote") < started.index("SamplerCustomAdvanced")
+
+
+@pytest.mark.host
 def test_the_host_offers_them_as_templates(host):
     offered = host.get("/workflow_templates")
     (folder,) = [name for name in offered if "other_name" in name]
@@ -114,7 +150,7 @@ def test_the_host_offers_them_as_templates(host):
 
 
 @pytest.mark.host
-def test_every_local_node_is_in_a_workflow(object_info):
+def test_every_node_is_in_a_workflow(object_info):
     used = {one["type"] for path in WORKFLOWS for one in read(path)["nodes"]}
     known = {name for name in object_info if name.startswith(("Klein9B", "Segmind"))}
-    assert known - used == set()
+    assert known - used == NO_FILE

@@ -116,6 +116,10 @@ class TestRgb:
         with pytest.raises(UnusableImage, match="NaN or infinite"):
             to_rgb(image)
 
+    def test_rgb_in_range_is_not_copied(self):
+        image = np.full((4, 4, 3), 0.5, np.float32)
+        assert to_rgb(image) is image
+
     def test_two_channels_are_no_image(self):
         with pytest.raises(UnusableImage, match="has 2 channels; expected 1"):
             to_rgb(np.zeros((4, 4, 2), np.float32))
@@ -229,6 +233,23 @@ class TestRestore:
         frame = frame_image(Size(512, 512), Fit.BFL, several=True)
         twice = resample(original, Size(1024, 1024))
         assert local_shift(original, restore_image(twice, original, frame)) <= 0.5
+
+    @pytest.mark.parametrize("scale", [1.33, 0.37, 2.71])
+    @pytest.mark.parametrize("rounded", [round, int])
+    def test_an_upscaler_that_rounds_both_sides_is_laid_back(self, scale, rounded):
+        original = marked_photograph(511, 767)
+        frame = frame_image(Size(511, 767), Fit.BFL, several=True)
+        size = Size(rounded(frame.grid.width * scale), rounded(frame.grid.height * scale))
+        enlarged = resample(fit_image(original, frame), size)
+        restored = restore_image(enlarged, original, frame)
+        assert restored.shape == original.shape
+        assert scale < 1 or local_shift(original, restored) <= 0.5
+
+    def test_one_grid_step_more_is_another_shape(self):
+        original = np.zeros((2048, 2048, 3), np.float32)
+        frame = frame_image(Size(2048, 2048), Fit.BFL, several=False)
+        with pytest.raises(UnusableImage, match="cannot be laid"):
+            restore_image(np.zeros((frame.grid.height, frame.grid.width + 16, 3), np.float32), original, frame)
 
     def test_another_shape_is_refused_with_the_way_out(self):
         original = stretched("coffee", 503, 397)

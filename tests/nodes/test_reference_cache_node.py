@@ -120,3 +120,14 @@ def test_an_added_reference_is_said(node):
     edit(out, refs(1, 2), steps=1)
     assert node.shown[-1].startswith("hit: 2 references")
     assert node.shown[-1].endswith(" s saved")
+
+
+def test_a_budget_that_is_too_small_is_said(node):
+    model = klein("kv")
+    small = node(model, budget_gib=1e-5)
+    for _ in range(2):
+        edit(small, refs(), steps=1)
+        assert node.shown[-1].startswith("miss") and "raise budget_gib to keep them" in node.shown[-1]
+    for enough in (node(model), node(model, keep="this run")):
+        edit(enough, refs(), steps=1)
+        assert "budget" not in node.shown[-1]

@@ -117,6 +117,34 @@ def test_a_block_that_never_asks_for_the_references(model, caplog):
     steps_aside(model, ours, shown, caplog, "1 of 4 blocks")
 
 
+def test_blocks_replaced_while_sampling(model, caplog):
+    """Seen only after the cache has served a step: the run starts over, so that no step of it is the cache's."""
+    from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
+
+    def skipping(m):
+        return SkipLayerGuidanceDiT.execute(m, 3.0, 0.0, 0.9, "0", "0", 0.0).args[0]
+
+    ours, shown = cached(model)
+    steps_aside(skipping(model), skipping(ours), shown, caplog, "replaces blocks", cfg=2.0, sampler="euler_ancestral")
+
+
+@pytest.mark.parametrize("first", ["reference cache", "easy cache"])
+def test_steps_that_another_cache_answers_are_not_missed_references(model, caplog, first):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    def skipping(m):
+        return EasyCacheNode.execute(m, 5.0, 0.0, 1.0, False).args[0]
+
+    ours, shown = cached(skipping(model)) if first == "easy cache" else cached(model)
+    forwards = []
+    model.model.diffusion_model.final_layer.register_forward_hook(lambda *_: forwards.append(1))
+    got = edit(ours if first == "easy cache" else skipping(ours), refs(), steps=6)
+    assert len(forwards) < 6, "the other cache skipped nothing"
+    assert shown[-1].startswith("miss") and not caplog.records
+    # Its first two steps are never skipped, so they hold what the references did.
+    assert not torch.equal(got, edit(skipping(model), refs(), steps=6))
+
+
 def test_too_little_memory_even_in_ram(model, caplog, monkeypatch):
     from klein9b.klein.reference_store import ReferenceStore
 
@@ -162,5 +190,6 @@ def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
         edit(ours, refs())
     handle.remove()
     assert calls == [1] and len(ours.get_attachment(KEY).store) == 0
+    assert shown == [], "there were references, but they were not reached"
     edit(ours, refs())
     assert shown[-1].startswith("miss")

@@ -206,3 +206,19 @@ def test_out_of_memory_once_goes_on_from_ram(comfy_host, monkeypatch):
     monkeypatch.setattr(ReferenceStore, "read", failing_once)
     assert torch.equal(edit(ours, [reference(1)]), wanted)
     assert shown[-1].startswith("miss")
+
+
+def test_a_copy_with_weights_of_its_own_is_counted_too(comfy_host):
+    """As TorchCompileModel and Select Model Device make one."""
+    import comfy.model_management as management
+
+    model = klein_model()
+    model.cached_patcher_init = (lambda **_: klein_model(), ())
+    copy = cached(model)[0].clone(force_deepcopy=True)
+    assert copy.model is not model.model
+    edit(copy, [reference(1)], steps=1)
+    from klein9b.nodes.reference_memory import memories
+
+    memory = memories.of(copy)
+    assert len(memory.store) == 1
+    assert any(loaded.model is memory for loaded in management.current_loaded_models)

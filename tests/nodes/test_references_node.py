@@ -183,6 +183,22 @@ class TestOddImages:
         positive, *_ = run(node, CountingVae(), images={"image_1": fine})
         assert references(positive)[0][0, 0, 0, 0].item() == pytest.approx(12345 / 65535, abs=2e-6)
 
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+    def test_integer_levels_fill_their_range(self, node, dtype):
+        mid = torch.full((1, 64, 64, 3), torch.iinfo(dtype).max // 2).to(dtype)
+        positive, *_ = run(node, CountingVae(), images={"image_1": mid})
+        assert references(positive)[0][0, 0, 0, 0].item() == pytest.approx(0.5, abs=1 / 255)
+
+    @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 2, 64, 64, 3), (64, 64)])
+    def test_what_is_no_batch_of_images_is_told_so(self, node, shape):
+        with pytest.raises(ValueError, match=r"^image_1.*: Expected pictures shaped \[frames, height"):
+            run(node, CountingVae(), images={"image_1": torch.zeros(shape)})
+
+    def test_an_empty_batch_does_not_renumber_the_others(self, node):
+        images = {"image_1": torch.zeros(0, 64, 64, 3), "image_2": photo("coffee")}
+        with pytest.raises(ValueError, match="^image_1: The batch holds no frame"):
+            run(node, CountingVae(), images=images)
+
     @pytest.mark.parametrize(
         ("shape", "fill", "words"),
         [

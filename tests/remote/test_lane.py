@@ -1,8 +1,15 @@
 """The whole lane against the fake on loopback."""
 
+import asyncio
+
 import numpy as np
 import pytest
-from lanes import a_lane, request, run, small_fake
+from lanes import FastClock, a_lane, hosts_of, request, run, small_fake
+
+from fake_segmind import Behaviour, Fault
+from klein9b.remote.errors import BadInput
+from klein9b.remote.keys import Key
+from klein9b.remote.lane import Options, _lane
 
 
 @pytest.fixture
@@ -26,3 +33,47 @@ def test_two_photographs_and_a_prompt_become_a_paid_picture_once(fake, lane):
     assert np.array_equal(first[0].decoded.image, again[0].decoded.image)
     assert not first[0].receipt["reused"] and again[0].receipt["reused"]
     assert first[0].receipt["cost_usd"] == pytest.approx(0.0402)
+
+
+def test_what_is_left_out_is_told_with_its_reason(fake, lane):
+    fake.behave(Behaviour(error="CUDA out of memory"))
+    told = {}
+    requests = [request(), request(seed=8)]
+    pictures = asyncio.run(
+        lane.run(requests, [], Options(on_item_error="skip"), on_skip=told.__setitem__)
+    )
+    (place,) = told
+    assert "out of memory" in str(told[place])
+    assert [picture.receipt["seed"] for picture in pictures] == [requests[1 - place].seed]
+
+
+def test_a_changed_upload_is_told(fake, lane):
+    clear = np.zeros((8, 8, 4), np.float32)
+    (picture,) = run(lane, request(), arrays=[np.zeros((8, 8, 3), np.float32), clear])
+    assert picture.receipt["uploads"] == ["image 2: transparent parts were put on white"]
+
+
+def test_a_refused_image_is_named_by_its_place(lane):
+    bad = np.full((8, 8, 3), np.nan, np.float32)
+    with pytest.raises(BadInput, match="^Image 2: An image holds NaN"):
+        run(lane, request(), arrays=[np.zeros((8, 8, 3), np.float32), bad])
+
+
+def test_a_key_read_twice_has_one_lane(fake, tmp_path):
+    """One lane is one rate limit and one owner of jobs; the node reads the key for every run."""
+    lanes = {id(_lane(tmp_path, Key(fake.key), hosts_of(fake))) for _ in range(2)}
+    assert len(lanes) == 1
+    assert Key(fake.key) != Key("SG_0123456789abcdef")
+
+
+def test_every_state_is_heard_in_its_turn(fake, tmp_path):
+    """At the pace of a real clock: the first look at a job is late, and until then it is accepted."""
+    fake.behave(Behaviour(queue_seconds=0.2, run_seconds=0.2))
+    fake.script("upload", Fault.stall_headers(0.3))
+    heard = []
+    with a_lane(fake, tmp_path, clock=FastClock(4.0)) as lane:
+        told = lambda jobs: heard.extend(job.state for job in jobs if job)  # noqa: E731
+        asyncio.run(lane.run([request()], [np.zeros((8, 8, 3), np.float32)], Options(), told))
+    states = list(dict.fromkeys(heard))
+    assert [state for state in states if state in ("UPLOADING", "ACCEPTED")] == ["UPLOADING", "ACCEPTED"]
+    assert "PLANNED" not in heard[heard.index("ACCEPTED") :]

@@ -1,6 +1,7 @@
-"""A test-only custom node pack: shrinks the host's Qwen3-8B, feeds prompt embeddings, counts VAE encodes."""
+"""A test-only custom node pack: shrinks the host's Qwen3-8B, feeds odd inputs, counts VAE encodes, takes its time."""
 
 import sys
+import time
 from pathlib import Path
 
 import comfy.sd
@@ -64,6 +65,57 @@ class ProbeLatent(io.ComfyNode):
         return io.NodeOutput(ui={"text": [str(tuple(latent["samples"].shape))]})
 
 
+class ProbeSleep(io.ComfyNode):
+    """Keeps the executor busy as a sampler does, and may then fail."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ProbeSleep",
+            inputs=[io.Float.Input("seconds"), io.Boolean.Input("fails", default=False)],
+            outputs=[io.String.Output()],
+        )
+
+    @classmethod
+    def execute(cls, seconds: float, fails: bool) -> io.NodeOutput:
+        time.sleep(seconds)
+        if fails:
+            raise RuntimeError("ProbeSleep was told to fail")
+        return io.NodeOutput(f"{seconds} s")
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> float:
+        return time.monotonic()
+
+
+class ProbeImage(io.ComfyNode):
+    """An IMAGE whose every value is `value`, which may be nan."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ProbeImage",
+            inputs=[io.String.Input("value"), io.Int.Input("side", default=64)],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, value: str, side: int) -> io.NodeOutput:
+        return io.NodeOutput(torch.full((1, side, side, 3), float(value)))
+
+
+class ProbeText(io.ComfyNode):
+    """Puts a STRING into the history."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="ProbeText", inputs=[io.String.Input("text")], outputs=[], is_output_node=True)
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        return io.NodeOutput(ui={"text": [text]})
+
+
 @PromptServer.instance.routes.get("/klein9b_probe/vae_encodes")
 async def vae_encodes(_request: web.Request) -> web.Response:
     """Pixel shapes of every VAE encode since this process started."""
@@ -72,7 +124,7 @@ async def vae_encodes(_request: web.Request) -> web.Response:
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ProbeConditioning, ProbeLatent]
+        return [ProbeConditioning, ProbeLatent, ProbeSleep, ProbeImage, ProbeText]
 
 
 async def comfy_entrypoint() -> ProbeExtension:

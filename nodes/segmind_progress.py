@@ -1,0 +1,113 @@
+"""What a Segmind node says while it waits, and what it says at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..remote.journal import AVERAGE_COST_USD
+from ..remote.orders import Progress
+
+SAID = {
+    "PLANNED": "Preparing",
+    "UPLOADING": "Uploading the images",
+    "SUBMITTING": "Sending",
+    "UNKNOWN": "No answer to the submit: looking for the job in the account's history",
+    "ACCEPTED": "Accepted",
+    "QUEUED": "In Segmind's queue",
+    "PROCESSING": "Being made",
+    "COMPLETED": "Fetching the picture",
+    "KEPT": "Done",
+}
+
+
+class Waiting:
+    """Hears the lane's progress of one run and shows it, each text once, so at most once a second.
+
+    Args:
+        show: puts text on the node.
+        count: how many pictures the run asked for.
+    """
+
+    def __init__(self, show: Callable[[str], None], count: int) -> None:
+        self._show, self._count, self._shown = show, count, ""
+        self._queued: dict[int, tuple[float, float]] = {}
+
+    def hear(self, jobs: Sequence[Progress | None]) -> None:
+        known = [job for job in jobs if job]
+        for job in known:
+            self._note_queue(job)
+        text = f"{self._states(known)}. {_time_and_money(known, self._count)}"
+        if text != self._shown:
+            self._shown = text
+            self._show(text)
+
+    def _note_queue(self, job: Progress) -> None:
+        """When a job was first and last seen in the queue, in seconds since the run began."""
+        if job.state == "QUEUED":
+            first, _ = self._queued.get(job.job, (job.waited_s, 0.0))
+            self._queued[job.job] = first, job.waited_s
+
+    def _states(self, known: list[Progress]) -> str:
+        if self._count == 1:
+            return self._state(known[0]) if known else SAID["PLANNED"]
+        states = [job.state for job in known]
+        told = [f"{states.count('KEPT')} of {self._count} done"]
+        told += [f"{states.count(s)} {_lower(SAID.get(s, s))}" for s in dict.fromkeys(states) if s != "KEPT"]
+        return ", ".join(told)
+
+    def _state(self, job: Progress) -> str:
+        said = SAID.get(job.state, job.state)
+        first, last = self._queued.get(job.job, (0.0, 0.0))
+        if job.state == "QUEUED":
+            return f"{said} for {last - first:.0f} s"
+        return f"{said}, after {last - first:.0f} s in the queue" if job.job in self._queued else said
+
+
+def finished(receipts: Sequence[dict[str, Any]], left_out: Sequence[str]) -> str:
+    """The node's last word: what came, what it cost, what did not come and why."""
+    paid = [receipt for receipt in receipts if not receipt["reused"]]
+    told = [_pictures(receipts), _paid(paid, len(receipts))]
+    if len(receipts) == 1:
+        seconds = [(receipts[0][name], word) for name, word in _SECONDS]
+        told += [f"{value:.1f} s {word}" for value, word in seconds if value is not None]
+        told.append(f"request {receipts[0]['request_id']}")
+    balance = [receipt["remaining_usd"] for receipt in paid if receipt["remaining_usd"] is not None]
+    if balance:
+        told.append(f"${min(balance):.2f} left")
+    notes = [note for receipt in receipts[:1] for note in (receipt["note"], *receipt["uploads"]) if note]
+    return "\n".join([", ".join(told), *notes, *left_out])
+
+
+_SECONDS = (("queue_seconds", "in the queue"), ("inference_seconds", "to make"))
+
+
+def _pictures(receipts: Sequence[dict[str, Any]]) -> str:
+    if len(receipts) == 1:
+        return f"Seed {receipts[0]['seed']}" if receipts[0]["seed"] is not None else "Recovered"
+    return f"{len(receipts)} pictures"
+
+
+def _paid(paid: list[dict[str, Any]], count: int) -> str:
+    if not paid:
+        return "kept from before: nothing paid"
+    known = [receipt["cost_usd"] for receipt in paid if receipt["cost_usd"] is not None]
+    spent = f"${sum(known):.4f}" if known else "cost not reported"
+    if known and len(known) < len(paid):
+        spent += f" and {len(paid) - len(known)} of unknown cost"
+    return f"{spent}, {count - len(paid)} kept from before" if len(paid) < count else spent
+
+
+def _time_and_money(known: list[Progress], count: int) -> str:
+    waited = max((job.waited_s for job in known), default=0.0)
+    expected = max((job.expected_s for job in known), default=0.0)
+    time = f"{waited:.0f} s of about {expected:.0f} s" if expected else f"{waited:.0f} s"
+    to_pay = count - sum(job.reused for job in known)
+    costs = [job.metrics.cost_usd for job in known if not job.reused]
+    spent = sum(cost for cost in costs if cost is not None)
+    price = f"about ${to_pay * AVERAGE_COST_USD:.2f}" if to_pay else "nothing to pay"
+    return f"{time}, ${spent:.4f} so far, {price} in all." if spent else f"{time}, {price}."
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

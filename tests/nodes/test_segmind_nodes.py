@@ -1,0 +1,375 @@
+"""Segmind Remote and Segmind Jobs in the real host's modules: what they pass on, say, refuse and let out."""
+
+import asyncio
+import inspect
+import json
+import logging
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from segmind_host import environment, remember_jobs, write_key
+
+from fake_segmind import FakeSegmind, Settings
+
+WIDGETS = {
+    "prompt": "a red fox",
+    "negative_prompt": "blurry",
+    "image_urls": "",
+    "seed": 7,
+    "cfg": 5.0,
+    "sampler": "euler",
+    "steps": 20,
+    "aspect_ratio": "1:1",
+    "go_fast": True,
+    "image_format": "png",
+    "quality": 90,
+    "count": 1,
+    "timeout_s": 60,
+    "on_item_error": "raise",
+    "max_cost_usd": 0.0,
+    "reuse": "auto",
+}
+
+
+@pytest.fixture(scope="module")
+def node(comfy_host):
+    from klein9b.nodes.segmind_remote import SegmindRemote
+
+    return SegmindRemote
+
+
+@pytest.fixture(scope="module")
+def segmind():
+    with FakeSegmind(settings=Settings(pixels=32 * 32)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base(comfy_host, segmind, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comfy")
+    write_key(folder, segmind.key)
+    remember_jobs(folder, seconds=0.05)
+    return folder
+
+
+@pytest.fixture
+def account(base, segmind, monkeypatch):
+    """The host's folders and the fake's addresses, as the nodes find them."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(base / "user"))
+    monkeypatch.delenv("SEGMIND_API_KEY", raising=False)
+    for name, value in environment(segmind).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Every text put on the node."""
+    from klein9b.nodes import segmind_remote
+
+    texts = []
+    monkeypatch.setattr(segmind_remote, "show_text", lambda node, text: texts.append(text))
+    return texts
+
+
+def run(node, images=None, **changes):
+    return asyncio.run(node.execute(**WIDGETS | changes, images=images))
+
+
+class TestSchema:
+    def test_its_inputs_are_the_hosted_models_parameters(self, node):
+        from klein9b.remote.request import KleinRequest
+
+        ours = {one.id: getattr(one, "default", None) for one in node.define_schema().inputs}
+        page = {field.name: field.default for field in fields(KleinRequest)} | {"image_urls": "", "seed": 3425234}
+        assert set(page) <= set(ours)
+        assert all(ours[name] == value for name, value in page.items() if name != "prompt")
+
+    def test_it_is_no_partner_node(self, node):
+        """Those ask for a Comfy login and show its prices."""
+        schema = node.define_schema()
+        assert not schema.is_api_node and not schema.is_output_node
+        assert [one.display_name for one in schema.outputs] == ["image", "mask", "receipt", "seed"]
+
+    def test_it_says_what_leaves_and_what_it_costs(self, node):
+        said = node.define_schema().description
+        assert all(word in said for word in ("public", "unlisted", "permanent", "$0.04"))
+
+    def test_execute_takes_what_the_schema_names(self, node):
+        asked = {one.id for one in node.define_schema().inputs}
+        assert asked == set(inspect.signature(node.execute).parameters)
+
+    def test_nothing_is_read_before_a_run(self, node, monkeypatch):
+        import folder_paths
+
+        from klein9b.remote import keys
+
+        monkeypatch.setattr(folder_paths, "get_user_directory", None)
+        monkeypatch.setattr(keys.Path, "open", None)
+        monkeypatch.setattr(keys, "Hosts", None)
+        assert node.define_schema() and node.GET_NODE_INFO_V1()
+
+
+class TestOrder:
+    def test_frames_follow_the_sockets_numbers(self, comfy_host):
+        from klein9b.nodes.segmind_picture import frames_in_order
+
+        def flat(value, count=1):
+            return torch.full((count, 4, 4, 3), value)
+
+        pair = torch.cat([flat(0.2), flat(0.3)])
+        frames = frames_in_order({"image_10": flat(0.4), "image_2": pair, "image_1": flat(0.1), "image_3": None})
+        assert [round(float(frame.mean()), 1) for frame in frames] == [0.1, 0.2, 0.3, 0.4]
+        assert all(frame.shape == (4, 4, 3) and frame.dtype == np.float32 for frame in frames)
+
+
+class TestBatch:
+    def picture(self, value=0.5, size=(4, 6), alpha=1.0, request_id="request-1"):
+        from klein9b.remote.images import Decoded
+        from klein9b.remote.lane import Picture
+
+        height, width = size
+        image = np.full((height, width, 3), value, np.float32)
+        mask = np.full((height, width), 1 - alpha, np.float32)
+        image.flags.writeable = False
+        decoded = Decoded(image=image, mask=mask, width=width, height=height, media_type="image/png")
+        return Picture(decoded, {"request_id": request_id})
+
+    def test_equal_sizes_are_one_batch_in_order(self, comfy_host):
+        from klein9b.nodes.segmind_picture import as_batch
+
+        image, mask = as_batch([self.picture(0.25), self.picture(0.75, alpha=0.5)])
+        assert image.shape == (2, 4, 6, 3) and image.dtype == torch.float32 and mask.shape == (2, 4, 6)
+        assert [float(one.mean()) for one in image] == [0.25, 0.75]
+        assert [float(one.mean()) for one in mask] == [0.0, 0.5]
+
+    def test_other_sizes_are_refused_and_none_is_lost(self, comfy_host):
+        from klein9b.nodes.segmind_picture import as_batch
+        from klein9b.remote.errors import SegmindError
+
+        with pytest.raises(SegmindError) as caught:
+            as_batch([self.picture(request_id="request-1"), self.picture(size=(8, 8), request_id="request-2")])
+        for words in ("6x4, 8x8", "All of them are paid and kept.", "Segmind Jobs: request-1, request-2"):
+            assert words in str(caught.value)
+
+
+class TestRun:
+    def test_a_picture_a_mask_a_receipt_and_its_seed(self, node, account, segmind, shown):
+        image, mask, text, seed = run(node, prompt="a whole run").args
+        assert image.shape == (1, 32, 32, 3) and mask.shape == (1, 32, 32)
+        assert 0.0 <= float(image.min()) < float(image.max()) <= 1.0 and float(mask.max()) == 0.0
+        told = json.loads(text)
+        assert told["seed"] == seed == 7 and told["request_id"] == segmind.jobs[-1].request_id
+        assert segmind.key not in text
+        assert shown[-1].startswith("Seed 7, $0.0402") and "left" in shown[-1]
+
+    def test_what_is_sent_is_what_the_widgets_say(self, node, account, segmind):
+        asked = {"cfg": 7.5, "sampler": "res_2s", "aspect_ratio": "16:9", "image_format": "webp", "go_fast": False}
+        run(node, prompt="what is sent", **asked)
+        body = segmind.jobs[-1].body
+        assert {name: body[name] for name in asked} == asked and body["seed"] == 7
+        assert "image_urls" not in body
+
+    def test_100_megapixels_are_refused_before_anything_is_sent(self, node, account, segmind):
+        before = len(segmind.requests)
+        huge = torch.zeros(1, 1, 1, 3).expand(1, 10001, 10000, 3)
+        with pytest.raises(Exception, match="100 megapixels.*Nothing was sent"):
+            run(node, prompt="huge", images={"image_1": huge})
+        assert len(segmind.requests) == before
+
+    def test_nan_is_refused_before_anything_is_sent(self, node, account, segmind):
+        before = len(segmind.requests)
+        with pytest.raises(Exception, match="Image 1: An image holds NaN"):
+            run(node, prompt="odd", images={"image_1": torch.full((1, 64, 64, 3), math.nan)})
+        assert len(segmind.requests) == before
+
+    def test_a_key_in_any_text_stops_it(self, node, account, segmind):
+        before = len(segmind.requests)
+        for name in ("prompt", "negative_prompt", "image_urls"):
+            with pytest.raises(Exception, match=f"The input {name} holds what looks like a Segmind API key"):
+                run(node, **{name: f"see {segmind.key}"})
+        assert len(segmind.requests) == before
+
+    def test_the_folder_and_its_files_are_private(self, node, account, base):
+        run(node, prompt="private")
+        folder = base / "user" / "__segmind"
+        for path in (folder / "segmind.key", folder / "jobs.sqlite", *(folder / "results").glob("*.png")):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+class TestEnds:
+    """What may come out of the node when it does not come to its end."""
+
+    @pytest.fixture
+    def lane_ends(self, account, monkeypatch):
+        from klein9b.remote import lane
+
+        def make(error):
+            async def ending(*_, **__):
+                raise error
+
+            monkeypatch.setattr(lane, "run", ending)
+
+        return make
+
+    def test_a_cancellation_never_gets_out(self, node, lane_ends, shown):
+        """The host's prompt thread does not survive one."""
+        lane_ends(asyncio.CancelledError())
+        assert "Segmind has no cancel" in run(node).block_execution
+        assert "its picture is kept for you" in shown[-1]
+
+    def test_an_interrupt_is_the_hosts_own(self, node, lane_ends, shown):
+        from comfy.model_management import (
+            InterruptProcessingException,
+            interrupt_current_processing,
+            processing_interrupted,
+        )
+
+        from klein9b.remote.errors import Interrupted
+
+        lane_ends(Interrupted("You stopped waiting for r1", "It is charged", "Run again"))
+        interrupt_current_processing(True)
+        try:
+            with pytest.raises(InterruptProcessingException):
+                run(node)
+            assert processing_interrupted(), "other nodes of the graph must see it too"
+        finally:
+            interrupt_current_processing(False)
+        assert shown[-1] == "You stopped waiting for r1. It is charged. Run again."
+
+    def test_the_person_is_told_in_the_log_too(self, node, lane_ends, caplog):
+        from comfy.model_management import InterruptProcessingException
+
+        from klein9b.remote.errors import Interrupted
+
+        lane_ends(Interrupted("You stopped waiting for r1", "It is charged", "Run again"))
+        with caplog.at_level(logging.WARNING), pytest.raises(InterruptProcessingException):
+            run(node)
+        assert "You stopped waiting for r1" in caplog.text
+
+    def test_the_log_never_holds_a_key(self, comfy_host, caplog):
+        from klein9b.nodes.segmind_account import log
+
+        with caplog.at_level(logging.WARNING):
+            log.warning("the key is %s", "SG_0123456789abcdef")
+        assert "SG_0123456789abcdef" not in caplog.text and "[key removed]" in caplog.text
+
+
+class TestHostCache:
+    def test_a_rerun_is_the_hosts_to_answer(self, node):
+        assert node.fingerprint_inputs(**WIDGETS) == node.fingerprint_inputs(**WIDGETS)
+
+    def test_always_new_runs_every_time(self, node):
+        asked = WIDGETS | {"reuse": "always_new"}
+        assert node.fingerprint_inputs(**asked) != node.fingerprint_inputs(**asked)
+
+    def test_a_run_with_gaps_runs_again_and_a_whole_one_does_not(self, node, account, segmind):
+        from fake_segmind import Behaviour
+
+        asked = {"prompt": "gaps", "count": 2, "on_item_error": "skip"}
+        before = node.fingerprint_inputs(**WIDGETS | asked)
+        segmind.behave(Behaviour(error="CUDA out of memory"))
+        assert run(node, **asked).args[0].shape[0] == 1
+        after = node.fingerprint_inputs(**WIDGETS | asked)
+        assert after != before
+        assert run(node, **asked).args[0].shape[0] == 2
+        assert node.fingerprint_inputs(**WIDGETS | asked) == after
+
+
+class TestTexts:
+    def job(self, state, waited=0.0, number=1, reused=False, cost=None):
+        from klein9b.remote.orders import Progress
+        from klein9b.remote.protocol import Metrics
+
+        return Progress(number, state, waited, 13.6, "r1", Metrics(cost), reused)
+
+    def heard(self, *told, count=1):
+        from klein9b.nodes.segmind_progress import Waiting
+
+        texts = []
+        waiting = Waiting(texts.append, count)
+        for jobs in told:
+            waiting.hear(jobs)
+        return texts
+
+    def test_one_job_from_the_queue_to_the_end(self, comfy_host):
+        told = [[None], [self.job("UPLOADING", 0.4)], [self.job("QUEUED", 1.0)], [self.job("QUEUED", 4.0)]]
+        told += [[self.job("PROCESSING", 6.0)], [self.job("COMPLETED", 14.2)]]
+        assert self.heard(*told) == [
+            "Preparing. 0 s, about $0.04.",
+            "Uploading the images. 0 s of about 14 s, about $0.04.",
+            "In Segmind's queue for 0 s. 1 s of about 14 s, about $0.04.",
+            "In Segmind's queue for 3 s. 4 s of about 14 s, about $0.04.",
+            "Being made, after 3 s in the queue. 6 s of about 14 s, about $0.04.",
+            "Fetching the picture, after 3 s in the queue. 14 s of about 14 s, about $0.04.",
+        ]
+
+    def test_it_speaks_once_a_second(self, comfy_host):
+        assert len(self.heard(*([self.job("PROCESSING", i / 10)] for i in range(30)))) <= 4
+
+    def test_several_jobs_are_counted(self, comfy_host):
+        done = [self.job("KEPT", 9, 1, cost=0.0402), self.job("KEPT", 9, 2, reused=True)]
+        assert self.heard([*done, self.job("QUEUED", 9, 3), None], count=4) == [
+            "2 of 4 done, 1 in Segmind's queue. 9 s of about 14 s, $0.0402 so far, about $0.12 in all."
+        ]
+
+    def test_a_state_nobody_knows_is_shown_as_it_is(self, comfy_host):
+        assert self.heard([self.job("WARMING_UP", 3.0)])[0].startswith("WARMING_UP. 3 s")
+
+    def receipt(self, **changes):
+        told = {"request_id": "r1", "seed": 7, "cost_usd": 0.0402, "remaining_usd": 9.5, "queue_seconds": 2.0}
+        told |= {"inference_seconds": 13.06, "reused": False, "note": "", "uploads": []}
+        return told | changes
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({}, "Seed 7, $0.0402, 2.0 s in the queue, 13.1 s to make, request r1, $9.50 left"),
+            ({"cost_usd": None, "remaining_usd": None}, "Seed 7, cost not reported, 2.0 s in the queue"),
+            ({"reused": True}, "Seed 7, kept from before: nothing paid, 2.0 s in the queue"),
+            ({"uploads": ["image 2: scaled from 4000x4000 to 2048x2048"]}, "\nimage 2: scaled from 4000x4000"),
+        ],
+    )
+    def test_the_last_word(self, comfy_host, changes, words):
+        from klein9b.nodes.segmind_progress import finished
+
+        assert words in finished([self.receipt(**changes)], [])
+
+    def test_the_last_word_on_a_batch(self, comfy_host):
+        from klein9b.nodes.segmind_progress import finished
+
+        receipts = [self.receipt(), self.receipt(reused=True), self.receipt(cost_usd=None, remaining_usd=9.4)]
+        left_out = "No picture for seed 9: it failed."
+        assert finished(receipts, [left_out]) == (
+            f"3 pictures, $0.0402 and 1 of unknown cost, 1 kept from before, $9.40 left\n{left_out}"
+        )
+
+
+class TestJobsNode:
+    def test_an_age_a_cost_and_a_note(self, comfy_host):
+        from klein9b.nodes.segmind_jobs import _line
+        from klein9b.remote.schema import Row
+
+        names = {field.name: None for field in fields(Row)}
+        row = Row(**names | {"state": "FAILED", "created_at": 1000.0, "prompt_start": "a\nfox", "note": "no memory"})
+        assert _line(row, 1090.0) == "FAILED | 2 min ago | cost unknown | no request_id | a fox (no memory)"
+
+    def test_cancel_is_heard_while_segmind_does_not_answer(self, comfy_host, account):
+        import time
+
+        from comfy.model_management import InterruptProcessingException, interrupt_current_processing
+
+        from klein9b.nodes.segmind_jobs import _interruptible
+
+        interrupt_current_processing(True)
+        try:
+            began = time.monotonic()
+            with pytest.raises(InterruptProcessingException):
+                asyncio.run(_interruptible(asyncio.sleep(30)))
+            assert time.monotonic() - began < 0.5
+        finally:
+            interrupt_current_processing(False)

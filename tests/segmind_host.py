@@ -1,0 +1,53 @@
+"""A host's private Segmind folder, as tests and the demo need it."""
+
+from pathlib import Path
+
+from pack import importable
+
+importable()
+
+from klein9b.remote.journal import Journal  # noqa: E402
+from klein9b.remote.keys import KEY_FILE  # noqa: E402
+from klein9b.remote.lane import JOURNAL_FILE  # noqa: E402
+
+EARLIER_JOBS = 20
+
+
+def private_folder(base: Path) -> Path:
+    """What folder_paths.get_system_user_directory("segmind") is for a host with this base directory."""
+    folder = base / "user" / "__segmind"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_key(base: Path, key: str) -> Path:
+    """The key file as the help page has it made."""
+    path = private_folder(base) / KEY_FILE
+    path.touch(mode=0o600)
+    path.write_text(key + "\n")
+    return path
+
+
+def forget_key(base: Path) -> None:
+    (private_folder(base) / KEY_FILE).unlink(missing_ok=True)
+
+
+def remember_jobs(base: Path, seconds: float) -> None:
+    """A journal of earlier jobs that took `seconds` each: without one the first look at a job is at 8 seconds."""
+    journal = Journal(private_folder(base) / JOURNAL_FILE)
+    for i in range(EARLIER_JOBS):
+        row = journal.claim(f"earlier {i}", prompt="", seed=i)
+        journal.submitting(row.id, "")
+        journal.accepted(row.id, f"earlier-{i}")
+        journal.settle(row.id, 0.04, None, 0.0, seconds)
+        journal.kept(row.id, "0" * 64)
+    journal.close()
+
+
+def environment(fake) -> dict[str, str]:
+    """The three hosts; not the key."""
+    return {
+        "SEGMIND_BASE_URL": fake.api_url,
+        "SEGMIND_STORAGE_URL": fake.storage_url,
+        "SEGMIND_ACCOUNT_URL": fake.account_url,
+    }
