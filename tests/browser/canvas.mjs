@@ -79,19 +79,27 @@ export async function choose(page, { type, widget, value }) {
   await settle(page);
 }
 
-// Presses Run and waits for a picture on the only node of a type; returns the picture's size in pixels.
+// Presses Run and waits for a picture on the only node of a type. Returns the picture's size in pixels and what each
+// node said meanwhile, by type: newer frontends wipe the text under a node when the run ends.
 export async function run(page, { type }) {
+  await page.evaluate(() => { window.said = {}; });
   await page.getByTestId("queue-button").click();
-  const picture = await page.waitForFunction((type) => {
-    const [node] = window.app.graph.nodes.filter((one) => one.type === type);
-    if (document.querySelector("[data-testid=error-overlay]")) return { failed: document.querySelector("[data-testid=error-overlay]").innerText };
+  const finished = await page.waitForFunction((type) => {
+    const { nodes } = window.app.graph;
+    for (const node of nodes) {
+      const text = node.widgets?.find((widget) => widget.name === "$$node-text-preview")?.value;
+      if (text) window.said[node.type] = text;
+    }
+    const warning = document.querySelector("[data-testid=error-overlay]");
+    if (warning) return { failed: warning.innerText };
+    const [node] = nodes.filter((one) => one.type === type);
     const shown = node.imgs?.[0] ?? document.querySelector(`[data-node-id="${node.id}"] img`);
-    return shown?.naturalWidth > 0 && { width: shown.naturalWidth, height: shown.naturalHeight };
-  }, type, { timeout: 120000 });
+    return shown?.naturalWidth > 0 && { picture: [shown.naturalWidth, shown.naturalHeight], said: window.said };
+  }, type, { timeout: 120000, polling: 100 });
   await settle(page);
-  const size = await picture.jsonValue();
-  if (size.failed) throw new Error(size.failed);
-  return size;
+  const outcome = await finished.jsonValue();
+  if (outcome.failed) throw new Error(outcome.failed);
+  return outcome;
 }
 
 // Rests the mouse on an input of the classic canvas and returns the tooltip that appears.

@@ -9,6 +9,12 @@ const EXPECTED = [
   /Content Security Policy/, // the host forbids calls to other sites
 ];
 
+// A message on the screen that is not good news: in the host's pinned frontend, and in newer ones.
+const TOAST = [
+  ".p-toast-message:not(.p-toast-message-success, .p-toast-message-info)",
+  "[data-testid=toast]:not([data-toast-kind=success], [data-toast-kind=info], [data-toast-kind=loading])",
+].join();
+
 const complaints = [];
 
 export async function newPage(browser) {
@@ -20,15 +26,15 @@ export async function newPage(browser) {
     const text = `${message.text()} ${message.location().url}`;
     if (!EXPECTED.some((known) => known.test(text))) complaints.push(`console: ${text}`);
   });
-  await page.addInitScript(() => {
+  await page.addInitScript((TOAST) => {
     window.seenToasts = [];
     const note = (element) => {
-      const toast = element.matches?.(".p-toast-message") ? element : element.querySelector?.(".p-toast-message");
+      const toast = element.matches?.(TOAST) ? element : element.querySelector?.(TOAST);
       if (toast) window.seenToasts.push(toast.innerText.trim());
     };
     new MutationObserver((changes) => changes.forEach((change) => change.addedNodes.forEach(note)))
       .observe(document, { childList: true, subtree: true });
-  });
+  }, TOAST);
   return page;
 }
 
@@ -56,7 +62,8 @@ export async function set(page, { name, value }) {
 export async function reset(page) {
   await page.keyboard.press("Escape");
   await page.evaluate(async () => {
-    window.app.extensionManager.toast.removeAll();
+    const { toast } = window.app.extensionManager;
+    (toast.dismissAll ?? toast.removeAll).call(toast);
     window.app.extensionManager.sidebarTab.activeSidebarTabId = null;
     const empty = { version: 0.4, nodes: [], links: [], groups: [], last_node_id: 0, last_link_id: 0 };
     await window.app.loadGraphData(empty, true, true, null);

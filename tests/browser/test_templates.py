@@ -17,6 +17,13 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def without_packs(graph):
+    """Newer frontends also write each node's pack and its version."""
+    for node in graph.values():
+        node["_meta"] = {"title": node["_meta"]["title"]}
+    return graph
+
+
 def models_of(path):
     return {model["name"] for node in read(path)["nodes"] for model in node["properties"].get("models", [])}
 
@@ -40,7 +47,7 @@ def test_it_opens_without_a_complaint(page, drawing, path):
 @by_name
 def test_the_frontend_makes_the_api_twin_of_it(page, path):
     page("openTemplate", folder=PACK_FOLDER, name=path.stem)
-    assert page("apiFormat") == read(path.parent / "api" / path.name)
+    assert without_packs(page("apiFormat")) == read(path.parent / "api" / path.name)
 
 
 class TestWithoutModels:
