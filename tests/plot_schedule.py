@@ -42,7 +42,7 @@ def draw_mu(axes):
     curve(axes, empirical_mu, [JUMP_TOKENS, JUMP_TOKENS + 1], color=FLUX2, lw=1, ls=":")
     axes.annotate("flux2", (1.95, 1.62), color=FLUX2, fontweight="bold")
     axes.annotate("smooth", (1.5, 2.42), color=SMOOTH, fontweight="bold")
-    axes.annotate(f"fixed, mu {FIXED_MU}", (3.1, 1.86), color=FIXED, fontweight="bold")
+    axes.annotate(f"fixed, mu {FIXED_MU}", (2.75, 1.86), color=FIXED, fontweight="bold")
     edge = megapixels(JUMP_TOKENS)
     axes.annotate(f"drop at {JUMP_TOKENS} tokens\n(1.10 megapixels)", (edge, 1.3), (1.55, 1.12), arrowprops=LEADER)
     axes.annotate("together again\nfrom 2.8 megapixels", (2.79, 2.32), (1.2, 2.85), arrowprops=LEADER)
@@ -73,12 +73,13 @@ def draw_sigmas(axes):
 
 def main():
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-    plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.25, "font.size": 10})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    draw_mu(left)
-    draw_sigmas(right)
+    plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.25, "font.size": 12})
+    # One above the other: the help panel is some 280 pixels wide.
+    figure, (above, below) = plt.subplots(2, 1, figsize=(5, 8), layout="constrained")
+    draw_mu(above)
+    draw_sigmas(below)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
+    figure.savefig(buffer, dpi=120)
     Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(TARGET, optimize=True)
 
 

@@ -79,8 +79,22 @@ export async function choose(page, { type, widget, value }) {
   await settle(page);
 }
 
-// Presses Run and waits for a picture on the only node of a type. Returns the picture's size in pixels and what each
-// node said meanwhile, by type: newer frontends wipe the text under a node when the run ends.
+export async function press(page, { button }) {
+  await page.getByRole("button", { name: button, exact: true }).first().click();
+}
+
+// Waits until the only node of a type says something with `part` in it; returns the whole text.
+export async function waitForText(page, { type, part }) {
+  const said = await page.waitForFunction(({ type, part }) => {
+    const [node] = window.app.graph.nodes.filter((one) => one.type === type);
+    const text = node.widgets?.find((widget) => widget.name === "$$node-text-preview")?.value ?? "";
+    return text.includes(part) && text;
+  }, { type, part }, { polling: 100 });
+  return said.jsonValue();
+}
+
+// Presses Run and waits for a picture on the only node of a type. Returns the picture's size in pixels and all that
+// each node said meanwhile, by type: newer frontends wipe the text under a node when the run ends.
 export async function run(page, { type }) {
   await page.evaluate(() => { window.said = {}; });
   await page.getByTestId("queue-button").click();
@@ -88,7 +102,8 @@ export async function run(page, { type }) {
     const { nodes } = window.app.graph;
     for (const node of nodes) {
       const text = node.widgets?.find((widget) => widget.name === "$$node-text-preview")?.value;
-      if (text) window.said[node.type] = text;
+      const said = (window.said[node.type] ??= []);
+      if (text && said.at(-1) !== text) said.push(text);
     }
     const warning = document.querySelector("[data-testid=error-overlay]");
     if (warning) return { failed: warning.innerText };

@@ -6,12 +6,13 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from segmind_host import environment, remember_jobs, write_key
 
 import standins
 from browser.frontend import Frontend
 from browser.settings import SETTINGS
 from browser.toolchain import Unavailable, find_toolchain, newest_frontend
-from host.conftest import PHOTOGRAPHS, checkout, models  # noqa: F401
+from host.conftest import PHOTOGRAPHS, checkout, models, segmind  # noqa: F401
 from host.server import Host
 
 PACK_FOLDER = "klein9b"
@@ -40,7 +41,7 @@ def _front_end_arguments(version):
 
 
 @pytest.fixture(scope="session", params=["pinned", "newest"])
-def comfy(request, checkout, tmp_path_factory):  # noqa: F811
+def comfy(request, checkout, segmind, tmp_path_factory):  # noqa: F811
     """A host whose models folder is empty until `models_in_place` fills it."""
     arguments = _front_end_arguments(request.param)
     base = tmp_path_factory.mktemp(f"comfy_{request.param}")
@@ -52,7 +53,10 @@ def comfy(request, checkout, tmp_path_factory):  # noqa: F811
     for folder in ("diffusion_models", "text_encoders", "vae"):
         (base / "no_models" / folder).mkdir(parents=True)
     (base / "models").symlink_to("no_models")
-    with Host(checkout, base, folder_name=PACK_FOLDER, arguments=arguments) as running:
+    write_key(base, segmind.key)
+    remember_jobs(base, 0.2)
+    hosts = environment(segmind)
+    with Host(checkout, base, folder_name=PACK_FOLDER, environment=hosts, arguments=arguments) as running:
         yield SimpleNamespace(host=running, version=request.param)
 
 

@@ -2,7 +2,8 @@
 import { placeNode } from "./canvas.mjs";
 import { settle } from "./session.mjs";
 
-// Opens the info panel of a fresh node; returns its text, its pictures' widths and what is wider than the panel.
+// Opens the info panel of a fresh node; returns its text, its pictures' widths and what sticks out of the panel. Code
+// blocks may: they scroll.
 export async function openHelp(page, { type }) {
   const id = await placeNode(page, { type, x: 700, y: 300 });
   await page.evaluate((id) => window.app.canvas.selectNode(window.app.graph.getNodeById(id)), id);
@@ -14,8 +15,8 @@ export async function openHelp(page, { type }) {
     text: panel.innerText,
     headings: [...panel.querySelectorAll("h1, h2")].map((one) => one.innerText),
     pictures: [...panel.querySelectorAll("img")].map((one) => one.naturalWidth),
-    overflow: [...panel.querySelectorAll("table, pre, p, li")]
-      .filter((one) => one.scrollWidth > one.clientWidth + 1 || one.getBoundingClientRect().right > panel.getBoundingClientRect().right + 1)
+    overflow: [...panel.querySelectorAll("h1, h2, table, p, li, img, code")]
+      .filter((one) => !one.closest("pre") && [...one.getClientRects()].some((box) => box.right > panel.getBoundingClientRect().right + 1))
       .map((one) => one.innerText.slice(0, 60)),
   }));
 }

@@ -17,4 +17,4 @@ def test_the_picture_and_the_loaders_words_appear(page, drawing):
     outcome = page("run", type="SaveImage")
     page.screenshot(f"run {drawing}")
     assert outcome["picture"] == [128, 128]
-    assert outcome["said"]["Klein9BLoader"].startswith("Klein 9B distilled")
+    assert outcome["said"]["Klein9BLoader"][0].startswith("Klein 9B distilled")
