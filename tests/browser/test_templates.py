@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from browser.conftest import PACK_FOLDER, put_models
+from browser.conftest import PACK_FOLDER
 from host.checkout import PACK
 
 pytestmark = pytest.mark.host
@@ -58,13 +58,6 @@ class TestWithoutModels:
         empty_page.screenshot(f"{path.stem} without models")
         assert set(issues) == ({"missing-model"} if models_of(path) else set())
         assert {line for line in issues.get("missing-model", []) if line.endswith(".safetensors")} == models_of(path)
-
-    def test_downloaded_models_are_found_without_a_restart(self, empty_page, comfy, models):
-        empty_page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit two images")
-        assert set(empty_page("listIssues")) == {"missing-model"}
-        put_models(comfy, models)
-        empty_page("refreshModels")
-        assert empty_page("listIssues") == {}
 
 
 class TestTheseTestsCanFail:
