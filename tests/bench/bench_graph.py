@@ -1,6 +1,5 @@
 """Our graph beside the same graph of stock nodes in one host, interleaved; and what a changed prompt encodes."""
 
-import statistics
 import tempfile
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from host.checkout import HOW_TO_GET_ONE, find_checkout
 from host.graphs import klein, stock
 from host.server import Host
 
-ROUNDS = 5
+ROUNDS = 9
 PHOTOGRAPHS = {"image_1.png": "astronaut", "image_2.png": "astronaut"}
 SIDE = 256
 LIMIT = 1.05
@@ -30,15 +29,14 @@ def _graphs(names: list[str], seed: int) -> dict[str, dict]:
 
 
 def ratio(host: Host, names: list[str]) -> float:
-    """The median over rounds of ours / stock, each round with a new seed and the order turned."""
+    """The fastest of ours / the fastest of stock: the machine's noise only ever adds. Turned every round."""
     for graph in _graphs(names, 0).values():
         host.run(graph)
-    ratios = []
+    times = {"ours": [], "stock": []}
     for seed in range(1, ROUNDS + 1):
-        graphs = list(_graphs(names, seed).items())
-        times = {kind: _seconds(host, graph) for kind, graph in graphs[:: 1 if seed % 2 else -1]}
-        ratios.append(times["ours"] / times["stock"])
-    return statistics.median(ratios)
+        for kind, graph in list(_graphs(names, seed).items())[:: 1 if seed % 2 else -1]:
+            times[kind].append(_seconds(host, graph))
+    return min(times["ours"]) / min(times["stock"])
 
 
 def encodes_after_a_new_prompt(host: Host) -> int:

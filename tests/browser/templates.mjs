@@ -17,6 +17,12 @@ export async function listTemplates(page, { folder, file }) {
   const dialog = await openBrowser(page, folder);
   await cards(dialog).first().waitFor();
   await settle(page);
+  for (const card of await cards(dialog).all()) {
+    await card.scrollIntoViewIfNeeded(); // pictures out of sight are not fetched
+    await card.evaluate(async (card) => {
+      for (let tries = 0; tries < 50 && !(card.querySelector("img")?.naturalWidth > 0); tries++) await new Promise((next) => setTimeout(next, 100));
+    });
+  }
   const shown = await cards(dialog).evaluateAll((all) => all.map((card) => ({
     name: card.dataset.testid.replace("template-workflow-", ""),
     thumbnail: card.querySelector("img")?.naturalWidth ?? 0,

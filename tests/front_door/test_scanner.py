@@ -59,6 +59,11 @@ def test_no_explanation_outlives_its_hit(packed):
     assert set(EXPLAINED) - found == set()
 
 
+def test_the_readme_explains_each(packed):
+    readme = (packed / "README.md").read_text(encoding="utf-8")
+    assert [path for path, _ in EXPLAINED if f"`{path}`" not in readme] == []
+
+
 def ruff(folder):
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "S102,S307,E702"]
     return subprocess.run([*command, "."], cwd=folder, capture_output=True, text=True)
