@@ -20,7 +20,7 @@ class TestFirstRun:
     def test_missing_files_are_listed_found_and_run(self, empty_page, comfy, models):
         empty_page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit two images")
         choose_photographs(empty_page)
-        assert set(empty_page("listIssues")) == {"missing-model"}
+        assert set(empty_page("listIssues", expected=True)) == {"missing-model"}
         put_models(comfy, models)
         empty_page("refreshModels")
         assert empty_page("listIssues") == {}
