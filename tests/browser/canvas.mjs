@@ -67,15 +67,15 @@ export async function dragLink(page, { from, to }) {
   await page.waitForTimeout(200);
 }
 
-// Gives a widget of the only node of a type a value, as its own menu would.
-export async function choose(page, { type, widget, value }) {
-  await page.evaluate(({ type, widget, value }) => {
+// Gives a widget of the node with a title a value, as its own menu would.
+export async function choose(page, { title, widget, value }) {
+  await page.evaluate(({ title, widget, value }) => {
     const { app } = window;
-    const [node] = app.graph.nodes.filter((one) => one.type === type);
+    const [node] = app.graph.nodes.filter((one) => one.title === title);
     const chosen = node.widgets.find((one) => one.name === widget);
     chosen.value = value;
     chosen.callback?.(value, app.canvas, node);
-  }, { type, widget, value });
+  }, { title, widget, value });
   await settle(page);
 }
 
@@ -83,22 +83,22 @@ export async function press(page, { button }) {
   await page.getByRole("button", { name: button, exact: true }).first().click();
 }
 
-// Waits until the only node of a type says something with `part` in it; returns the whole text.
-export async function waitForText(page, { type, part }) {
-  const said = await page.waitForFunction(({ type, part }) => {
-    const [node] = window.app.graph.nodes.filter((one) => one.type === type);
+// Waits until the node with a title says something with `part` in it; returns the whole text.
+export async function waitForText(page, { title, part }) {
+  const said = await page.waitForFunction(({ title, part }) => {
+    const [node] = window.app.graph.nodes.filter((one) => one.title === title);
     const text = node.widgets?.find((widget) => widget.name === "$$node-text-preview")?.value ?? "";
     return text.includes(part) && text;
-  }, { type, part }, { polling: 100 });
+  }, { title, part }, { polling: 100 });
   return said.jsonValue();
 }
 
-// Presses Run and waits for a picture on the only node of a type. Returns the picture's size in pixels and all that
+// Presses Run and waits for a picture on the node with a title. Returns the picture's size in pixels and all that
 // each node said meanwhile, by type: newer frontends wipe the text under a node when the run ends.
-export async function run(page, { type }) {
+export async function run(page, { title }) {
   await page.evaluate(() => { window.said = {}; });
   await page.getByTestId("queue-button").click();
-  const finished = await page.waitForFunction((type) => {
+  const finished = await page.waitForFunction((title) => {
     const { nodes } = window.app.graph;
     for (const node of nodes) {
       const text = node.widgets?.find((widget) => widget.name === "$$node-text-preview")?.value;
@@ -107,10 +107,10 @@ export async function run(page, { type }) {
     }
     const warning = document.querySelector("[data-testid=error-overlay]");
     if (warning) return { failed: warning.innerText };
-    const [node] = nodes.filter((one) => one.type === type);
+    const [node] = nodes.filter((one) => one.title === title);
     const shown = node.imgs?.[0] ?? document.querySelector(`[data-node-id="${node.id}"] img`);
     return shown?.naturalWidth > 0 && { picture: [shown.naturalWidth, shown.naturalHeight], said: window.said };
-  }, type, { timeout: 120000, polling: 100 });
+  }, title, { timeout: 120000, polling: 100 });
   await settle(page);
   const outcome = await finished.jsonValue();
   if (outcome.failed) throw new Error(outcome.failed);

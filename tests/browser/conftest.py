@@ -42,7 +42,7 @@ def _front_end_arguments(version):
 
 @pytest.fixture(scope="session", params=["pinned", "newest"])
 def comfy(request, checkout, segmind, tmp_path_factory):  # noqa: F811
-    """A host whose models folder is empty until `models_in_place` fills it."""
+    """A host whose models folder is empty until `page` fills it."""
     arguments = _front_end_arguments(request.param)
     base = tmp_path_factory.mktemp(f"comfy_{request.param}")
     standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=128)

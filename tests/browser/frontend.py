@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -34,8 +35,9 @@ class Frontend:
         )
 
     def ask(self, action: str, **options: Any) -> dict:
-        self.process.stdin.write(json.dumps({"action": action, "options": options}) + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({"action": action, "options": options}) + "\n")
+            self.process.stdin.flush()
         return json.loads(self.process.stdout.readline() or '{"error": "the browser driver ended"}')
 
     def __call__(self, action: str, **options: Any) -> Any:
@@ -53,7 +55,8 @@ class Frontend:
         self("screenshot", file=str(self.screenshot_path(name)))
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:

@@ -2,8 +2,10 @@
 import { settle } from "./session.mjs";
 
 // Each group of the panel behind the warning, {"missing-model": [line, ...], ...}; empty where no warning is shown.
-export async function listIssues(page) {
+// With `expected`, waits for a warning, which can take a while after a graph was opened.
+export async function listIssues(page, { expected = false }) {
   const overlay = page.getByTestId("error-overlay");
+  if (expected) await overlay.waitFor().catch(() => {});
   if (!(await overlay.isVisible())) return {};
   await page.getByTestId("error-overlay-see-errors").click();
   const groups = page.locator("[data-testid^=error-group-]:not([data-testid=error-group-display-message])");

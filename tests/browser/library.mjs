@@ -12,26 +12,41 @@ async function openLibrary(page) {
   return search;
 }
 
+// Types a query into the library; clears the last one's answers first, which would lie where the new ones come.
+async function look(page, title, query) {
+  const search = await openLibrary(page);
+  await search.fill("");
+  await listed(page, title).waitFor({ state: "hidden" });
+  await search.fill(query);
+}
+
 // The words among `queries` under which the library does not list the node called `title`.
 export async function notFoundInLibrary(page, { title, queries }) {
-  const search = await openLibrary(page);
-  const item = listed(page, title);
   const missed = [];
   for (const query of queries) {
-    await search.fill("");
-    await item.waitFor({ state: "hidden" });
-    await search.fill(query);
-    await item.waitFor({ timeout: 5000 }).catch(() => missed.push(query));
+    await look(page, title, query);
+    await listed(page, title).waitFor({ timeout: 5000 }).catch(() => missed.push(query));
   }
   return missed;
 }
 
-// Drags the node called `title` from the library's answer to `query` onto the canvas; returns the graph's node types.
+// Drags the node called `title` from the library's answer to `query` onto the empty canvas; returns the graph's node
+// types.
 export async function dragFromLibrary(page, { title, query, x, y }) {
-  await (await openLibrary(page)).fill(query);
+  await page.evaluate(() => window.app.graph.clear());
+  await look(page, title, query);
   const item = listed(page, title);
+  await item.evaluate((row) => row.scrollIntoView({ block: "center" }));
+  await page.waitForTimeout(200); // the list draws its rows anew after scrolling
   await item.dragTo(page.locator(CANVAS), { targetPosition: { x, y } });
   return types(page);
+}
+
+// A node that was chosen in the search follows the mouse until a click.
+async function putDown(page, position) {
+  await page.waitForFunction(() => window.app.graph.nodes.length > 0);
+  const follows = await page.evaluate(() => window.app.graph.nodes.some((node) => node.flags.ghost));
+  if (follows) await page.locator(CANVAS).click({ position });
 }
 
 // Double-clicks the canvas, types `query`, and takes the answer called `title`; returns the graph's node types.
@@ -39,5 +54,6 @@ export async function addBySearch(page, { title, query, x, y }) {
   await page.locator(CANVAS).dblclick({ position: { x, y } });
   await page.getByPlaceholder("Add a node...").fill(query);
   await page.getByTestId("result-item").filter({ hasText: title }).first().click();
+  await putDown(page, { x, y });
   return types(page);
 }

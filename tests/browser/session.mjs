@@ -60,7 +60,8 @@ export async function set(page, { name, value }) {
 
 // An empty graph and no panel over it.
 export async function reset(page) {
-  await page.keyboard.press("Escape");
+  const dialog = page.locator("[role=dialog]:visible");
+  for (let tries = 0; tries < 3 && (await dialog.count()); tries++) await page.keyboard.press("Escape");
   await page.evaluate(async () => {
     const { toast } = window.app.extensionManager;
     (toast.dismissAll ?? toast.removeAll).call(toast);

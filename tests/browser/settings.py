@@ -1,4 +1,8 @@
-"""Settings that make the frontend repeatable: no tour, no minimap, text at every zoom, workflow files checked."""
+"""Settings that make the frontend repeatable.
+
+No tour, no minimap, text at every zoom, workflow files checked, and every page load starts with the frontend's own
+workflow instead of what was open before.
+"""
 
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
@@ -6,4 +10,5 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
     "Comfy.Validation.Workflows": True,
+    "Comfy.Workflow.Persist": False,
 }

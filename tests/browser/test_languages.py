@@ -38,11 +38,12 @@ class TestChinese:
             assert node["labels"][name] == expected["inputs"][name]["name"]
 
     def test_the_options_of_an_option_speak_it(self, chinese, words):
+        expected = words["Klein9BSampler"]
         chinese("placeNode", type="Klein9BSampler", x=500, y=200)
-        chinese("choose", type="Klein9BSampler", widget="sampler", value="res_2s")
+        chinese("choose", title=expected["display_name"], widget="sampler", value="res_2s")
         (node,) = chinese("nodes")
-        assert node["labels"]["sampler.eta"] == words["Klein9BSampler"]["inputs"]["sampler_eta"]["name"]
-        assert node["labels"]["sampler.final_step"] == words["Klein9BSampler"]["inputs"]["sampler_final_step"]["name"]
+        assert node["labels"]["sampler.eta"] == expected["inputs"]["sampler_eta"]["name"]
+        assert node["labels"]["sampler.final_step"] == expected["inputs"]["sampler_final_step"]["name"]
 
     def test_a_growing_socket_has_its_tooltip(self, chinese, words):
         node_id = chinese("placeNode", type="Klein9BReferences", x=500, y=200)

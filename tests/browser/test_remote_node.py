@@ -19,7 +19,7 @@ SEEDS = itertools.count(1000, 10)  # inputs that were never sent before
 @pytest.fixture
 def template(page, segmind):
     page("openTemplate", folder=PACK_FOLDER, name=TEMPLATE)
-    page("choose", type="SegmindRemote", widget="seed", value=next(SEEDS))
+    page("choose", title="Segmind Remote", widget="seed", value=next(SEEDS))
     yield page
     segmind.behaviour = Behaviour()
 
@@ -33,7 +33,7 @@ def wait_until_idle(comfy, seconds=20.0):
 
 def test_it_says_what_it_waits_for_and_shows_the_picture(template, segmind, drawing):
     segmind.behaviour = Behaviour(queue_seconds=1.0, run_seconds=0.5)
-    outcome = template("run", type="SaveImage")
+    outcome = template("run", title="Picture from Segmind")
     template.screenshot(f"remote finished {drawing}")
     assert outcome["picture"] == [64, 64]
     assert any(IN_QUEUE in text for text in outcome["said"]["SegmindRemote"])
@@ -42,11 +42,13 @@ def test_it_says_what_it_waits_for_and_shows_the_picture(template, segmind, draw
 def test_cancel_frees_the_graph_and_says_what_is_still_paid(template, segmind, comfy, drawing):
     segmind.behaviour = Behaviour(queue_seconds=AN_HOUR)
     template("press", button="Run")
-    said = template("waitForText", type="SegmindRemote", part=IN_QUEUE)
+    said = template("waitForText", title="Segmind Remote", part=IN_QUEUE)
     template.screenshot(f"remote waiting {drawing}")
     assert "$" in said
     template("press", button="Cancel current run")
     wait_until_idle(comfy)
+    if comfy.version == "pinned":  # newer frontends wipe the text under a node when the run ends
+        template("waitForText", title="Segmind Remote", part="Segmind has no cancel")
     template("settle")
     template.screenshot(f"remote cancelled {drawing}")
     assert template("listIssues") == {}
