@@ -28,10 +28,10 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def busy(seconds, fails=False):
+def busy(seconds, until="", fails=False):
     """A local node that is, like a sampler, no output node: the host starts asynchronous nodes before those."""
     return {
-        "local": node("ProbeSleep", seconds=seconds, fails=fails),
+        "local": node("ProbeSleep", seconds=seconds, until=until, fails=fails),
         "local_text": node("ProbeText", text=["local", 0]),
     }
 
@@ -147,11 +147,15 @@ class TestTime:
         assert spent.submits == spent.charges == 1
         assert receipt(again)["reused"] and receipt(again)["request_id"] == job.request_id
 
-    def test_another_nodes_failure_loses_nothing(self, host, segmind, spent):
+    def test_another_nodes_failure_loses_nothing(self, host, segmind, spent, tmp_path):
         segmind.behave(Behaviour(run_seconds=2.0))
         graph = remote([], prompt="beside a failure")
+        accepted = tmp_path / "accepted"
+        prompt_id = host.queue(graph | busy(30.0, until=str(accepted), fails=True))
+        wait_for(lambda: spent.submits)
+        accepted.touch()
         with pytest.raises(HostError, match="ProbeSleep was told to fail"):
-            host.run(graph | busy(1.0, fails=True))
+            host.wait(prompt_id)
         job = segmind.jobs[-1]
         wait_for(lambda: kept(host.base, job.request_id))
         assert receipt(host.run(graph))["request_id"] == job.request_id

@@ -66,19 +66,25 @@ class ProbeLatent(io.ComfyNode):
 
 
 class ProbeSleep(io.ComfyNode):
-    """Keeps the executor busy as a sampler does, and may then fail."""
+    """Keeps the executor busy as a sampler does, at most until the file `until` is there, and may then fail."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ProbeSleep",
-            inputs=[io.Float.Input("seconds"), io.Boolean.Input("fails", default=False)],
+            inputs=[
+                io.Float.Input("seconds"),
+                io.String.Input("until", default=""),
+                io.Boolean.Input("fails", default=False),
+            ],
             outputs=[io.String.Output()],
         )
 
     @classmethod
-    def execute(cls, seconds: float, fails: bool) -> io.NodeOutput:
-        time.sleep(seconds)
+    def execute(cls, seconds: float, until: str, fails: bool) -> io.NodeOutput:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not (until and Path(until).exists()):
+            time.sleep(0.02)
         if fails:
             raise RuntimeError("ProbeSleep was told to fail")
         return io.NodeOutput(f"{seconds} s")
