@@ -102,9 +102,7 @@ async def _balance() -> str:
     """The account's balance, or why it is not known; the list is worth having without it."""
     try:
         account = open_account()
-        credits = await _interruptible(
-            lane.balance(directory=account.directory, key=account.key, hosts=account.hosts)
-        )
+        credits = await _interruptible(lane.balance(directory=account.directory, key=account.key, hosts=account.hosts))
     except SegmindError as error:
         return f"Balance: not known. {error.what}"
     free = f" and ${credits.free_usd:.2f} free" if credits.free_usd else ""

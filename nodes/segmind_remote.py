@@ -117,9 +117,7 @@ class SegmindRemote(io.ComfyNode):
             quality=quality,
         )
         requests = [first.with_seed(seed + i) for i in range(count)]
-        options = lane.Options(
-            timeout_s=timeout_s, on_item_error=on_item_error, max_cost_usd=max_cost_usd, reuse=reuse
-        )
+        options = lane.Options(timeout_s=timeout_s, on_item_error=on_item_error, max_cost_usd=max_cost_usd, reuse=reuse)
         return await cls._obtain(account, requests, frames_in_order(images or {}), options)
 
     @classmethod

@@ -188,9 +188,7 @@ class Client:
         except (httpx.HTTPError, asyncio.TimeoutError) as error:
             return Retry(_why(error))
 
-    async def _read(
-        self, http: httpx.AsyncClient, request: httpx.Request, timeout_s: float, limit: int
-    ) -> Reply:
+    async def _read(self, http: httpx.AsyncClient, request: httpx.Request, timeout_s: float, limit: int) -> Reply:
         """The whole reply, with `limit` on its size after decompression and `timeout_s` on all of it."""
         return await asyncio.wait_for(self._stream(http, request, limit), timeout_s)
 

@@ -34,15 +34,11 @@ def rejected(refusal: Rejection) -> Rejected:
 
 def upload_refused(refusal: Rejection) -> Rejected:
     what, todo = protocol.meaning(refusal.status, refusal.words)
-    return Rejected(
-        f"Uploading an image: {what}", NOTHING_SENT, todo, status=refusal.status, words=refusal.words
-    )
+    return Rejected(f"Uploading an image: {what}", NOTHING_SENT, todo, status=refusal.status, words=refusal.words)
 
 
 def unreachable(why: str) -> Unreachable:
-    return Unreachable(
-        f"Segmind could not be reached ({why})", NOTHING_SENT, "Check the network, then run again"
-    )
+    return Unreachable(f"Segmind could not be reached ({why})", NOTHING_SENT, "Check the network, then run again")
 
 
 def too_late_to_send(timeout_s: float) -> Unreachable:
@@ -56,8 +52,7 @@ def outcome_unknown(row: Row) -> OutcomeUnknown:
         f"The job was sent and no answer came ({row.note or 'the program stopped'}), and the account's"
         " request history does not show it yet",
         "It may have been accepted and charged, so it is not sent again",
-        "Run the same inputs again to look in the history once more; to pay for another, set reuse to"
-        " always_new",
+        "Run the same inputs again to look in the history once more; to pay for another, set reuse to always_new",
     )
 
 

@@ -187,9 +187,7 @@ class Follower:
         return await self._asker.ask(call, priority, self._client.hosts.api, until)
 
     def _settle(self, row: Row, metrics: Metrics) -> None:
-        self._journal.settle(
-            row.id, metrics.cost_usd, metrics.remaining_usd, metrics.queue_s, metrics.inference_s
-        )
+        self._journal.settle(row.id, metrics.cost_usd, metrics.remaining_usd, metrics.queue_s, metrics.inference_s)
 
 
 def _unread(record: Record | Retry | Rejection) -> str:

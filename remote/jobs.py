@@ -120,9 +120,7 @@ class Jobs:
 
         return list(await asyncio.gather(*(one(i, order) for i, order in enumerate(orders))))
 
-    async def obtain(
-        self, order: Order, terms: Terms, tell: Callable[[Progress], None] = lambda p: None
-    ) -> Row:
+    async def obtain(self, order: Order, terms: Terms, tell: Callable[[Progress], None] = lambda p: None) -> Row:
         """The KEPT row of this order's picture: an earlier one, one in flight, or a new one.
 
         Raises:
@@ -286,9 +284,7 @@ class Jobs:
             hint = proof.hint_s if isinstance(proof, Rejection) else None
             await self._clock.sleep(backoff(tries, hint, self._rng))
 
-    async def _send(
-        self, row: Row, wire: bytes, digest: str, drive: _Drive
-    ) -> NotSent | Rejection | None:
+    async def _send(self, row: Row, wire: bytes, digest: str, drive: _Drive) -> NotSent | Rejection | None:
         """One paid request, on disk before it leaves and again before anything else happens.
 
         Returns proof that it was not accepted and may be sent again, or None when the row says how to go on.

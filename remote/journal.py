@@ -233,9 +233,7 @@ class Journal:
     def discard(self, id: int) -> bool:
         """Forgets a row from which nothing was sent."""
         with self._write() as db:
-            done = db.execute(
-                "DELETE FROM jobs WHERE id = ? AND state = 'PLANNED' AND owner = ?", (id, self.owner)
-            )
+            done = db.execute("DELETE FROM jobs WHERE id = ? AND state = 'PLANNED' AND owner = ?", (id, self.owner))
             return done.rowcount == 1
 
     def row(self, id: int) -> Row | None:
@@ -258,10 +256,7 @@ class Journal:
 
     def estimate_usd(self) -> float:
         """What the next job may cost: the dearest of the last twenty, at least the published average."""
-        query = (
-            "SELECT MAX(cost_usd) FROM"
-            " (SELECT cost_usd FROM jobs WHERE cost_usd > 0 ORDER BY id DESC LIMIT 20)"
-        )
+        query = "SELECT MAX(cost_usd) FROM (SELECT cost_usd FROM jobs WHERE cost_usd > 0 ORDER BY id DESC LIMIT 20)"
         dearest = self._db.execute(query).fetchone()[0]
         return max(AVERAGE_COST_USD, dearest or 0.0)
 

@@ -291,9 +291,7 @@ class Lane:
             going.left = True
         return [row if isinstance(row, SegmindError) else await self._decoded(row) for row in rows]
 
-    async def _recover(
-        self, request_id: str, options: Options, going: _Run
-    ) -> tuple[Row, Decoded]:
+    async def _recover(self, request_id: str, options: Options, going: _Run) -> tuple[Row, Decoded]:
         jobs, *_ = self._open()
         try:
             tell = functools.partial(going.progress.__setitem__, 0)
@@ -346,9 +344,7 @@ def _lane(directory: Path, key: Key, hosts: Hosts) -> Lane:
         return _LANES.setdefault((directory, key, hosts), Lane(directory, key, hosts))
 
 
-def _journal(
-    directory: Path, lease_s: float = LEASE_S, now: Callable[[], float] = time.time
-) -> Journal:
+def _journal(directory: Path, lease_s: float = LEASE_S, now: Callable[[], float] = time.time) -> Journal:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Journal(directory / JOURNAL_FILE, lease_s=lease_s, now=now)
 

@@ -29,9 +29,7 @@ class Proxied(httpx.AsyncBaseTransport):
         keepalive: idle connections kept; 0 gives each request a fresh one.
     """
 
-    def __init__(
-        self, tls: ssl.SSLContext, *, keepalive: int = 20, proxies: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, tls: ssl.SSLContext, *, keepalive: int = 20, proxies: Mapping[str, str] | None = None) -> None:
         self._tls, self._proxies = tls, getproxies() if proxies is None else proxies
         self._limits = httpx.Limits(max_connections=100, max_keepalive_connections=keepalive)
         self._transports: dict[str, httpx.AsyncHTTPTransport] = {}
@@ -71,9 +69,7 @@ class PublicOnly(httpx.AsyncBaseTransport):
         allow_loopback: for a gateway that is itself on loopback.
     """
 
-    def __init__(
-        self, inner: Proxied, *, allow_loopback: bool = False, resolve: Resolver | None = None
-    ) -> None:
+    def __init__(self, inner: Proxied, *, allow_loopback: bool = False, resolve: Resolver | None = None) -> None:
         self._inner, self._allow_loopback, self._resolve = inner, allow_loopback, resolve or resolve_all
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

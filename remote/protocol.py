@@ -382,4 +382,3 @@ def _checked(request_id: str) -> str:
     if not REQUEST_ID.fullmatch(request_id):
         raise ValueError("not a request_id")
     return request_id
-

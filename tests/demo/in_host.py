@@ -39,9 +39,7 @@ def run(checkout: Path, output: Path) -> None:
             say("starting ComfyUI on CPU with this pack, and an imitation of Segmind on loopback")
             with Host(checkout, base, environment=environment(segmind)) as host:
                 rows = [
-                    row
-                    for path in sorted((PACK / "workflows").glob("*.json"))
-                    for row in _run_one(host, path, output)
+                    row for path in sorted((PACK / "workflows").glob("*.json")) for row in _run_one(host, path, output)
                 ]
             charges = segmind.ledger
     table(("workflow", "size", "steps", "seconds", "file"), rows)

@@ -39,9 +39,7 @@ def test_what_is_left_out_is_told_with_its_reason(fake, lane):
     fake.behave(Behaviour(error="CUDA out of memory"))
     told = {}
     requests = [request(), request(seed=8)]
-    pictures = asyncio.run(
-        lane.run(requests, [], Options(on_item_error="skip"), on_skip=told.__setitem__)
-    )
+    pictures = asyncio.run(lane.run(requests, [], Options(on_item_error="skip"), on_skip=told.__setitem__))
     (place,) = told
     assert "out of memory" in str(told[place])
     assert [picture.receipt["seed"] for picture in pictures] == [requests[1 - place].seed]
