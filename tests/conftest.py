@@ -18,10 +18,6 @@ class PackRootIsNotATestPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
 
 
-def pytest_addoption(parser):
-    parser.addoption("--browser", action="store_true", help="also drive the real frontend in a browser")
-
-
 def pytest_configure(config):
     config.pluginmanager.register(PackRootIsNotATestPackage())
     importable()

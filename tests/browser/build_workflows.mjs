@@ -1,12 +1,13 @@
-// Writes workflows/*.json, their API twins and their thumbnails from the specs, all by the real frontend.
-// Usage: node build_workflows.mjs URL OUTPUT_FOLDER VERSION HOST_VERSION
+// Writes workflows/*.json, their API twins, their thumbnails and the documents' pictures of them from the specs, all by
+// the real frontend.
+// Usage: node build_workflows.mjs URL OUTPUT_FOLDER PACK_FOLDER VERSION HOST_VERSION
 import crypto from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
 import { openFrontend } from "./page.mjs";
 import { WORKFLOWS } from "./workflow_specs.mjs";
 
-const [url, output, version, hostVersion] = process.argv.slice(2);
+const [url, output, pack, version, hostVersion] = process.argv.slice(2);
 
 // Runs in the page: builds one graph from its spec and returns both formats.
 async function build({ spec, version, hostVersion }) {
@@ -66,12 +67,20 @@ async function save({ spec }) {
   return { ui: app.graph.serialize(), api: (await app.graphToPrompt()).output };
 }
 
-// Runs in the page: fits the graph between the menus and returns where it lies.
-function frame() {
+// Runs in the page: fits the groups with these titles, or the whole graph, between the menus and returns where they
+// lie; in a square, as the template browser shows a thumbnail, where asked.
+function frame({ titles, square }) {
   const { app } = window;
-  const boxes = [...app.graph.nodes.map((n) => n.getBounding()), ...app.graph.groups.map((g) => [...g.pos, ...g.size])];
-  const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
-  const width = Math.max(...boxes.map((b) => b[0] + b[2])) - left, height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
+  const groups = app.graph.groups.filter((group) => !titles || titles.includes(group.title)).map((g) => [...g.pos, ...g.size]);
+  const boxes = titles ? groups : [...groups, ...app.graph.nodes.map((node) => node.getBounding())];
+  let left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
+  let width = Math.max(...boxes.map((b) => b[0] + b[2])) - left, height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
+  if (square) {
+    const side = Math.max(width, height);
+    left -= (side - width) / 2;
+    top -= (side - height) / 2;
+    width = height = side;
+  }
   const room = { x: 80, y: 110, width: innerWidth - 110, height: innerHeight - 190 };
   const scale = Math.min(room.width / width, room.height / height);
   const canvas = app.canvas.canvas.getBoundingClientRect();
@@ -79,6 +88,12 @@ function frame() {
   app.canvas.ds.offset = [(room.x - canvas.left) / scale - left, (room.y - canvas.top) / scale - top];
   app.canvas.setDirty(true, true);
   return { x: room.x - 10, y: room.y - 10, width: width * scale + 20, height: height * scale + 20 };
+}
+
+async function photograph(page, file, what = {}) {
+  const clip = await page.evaluate(frame, what);
+  await page.waitForTimeout(2000); // the canvas draws its pictures and notes a little later
+  await page.screenshot({ path: file, type: "jpeg", quality: 85, clip });
 }
 
 const KEPT = ["id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties", "widgets_values"];
@@ -103,9 +118,8 @@ page.on("pageerror", (error) => { throw error; });
 fs.mkdirSync(path.join(output, "api"), { recursive: true });
 for (const spec of WORKFLOWS) {
   await page.evaluate(build, { spec, version, hostVersion });
-  const clip = await page.evaluate(frame);
-  await page.waitForTimeout(2000);
-  await page.screenshot({ path: path.join(output, `${spec.name}.jpg`), type: "jpeg", quality: 85, clip });
+  await photograph(page, path.join(output, `${spec.name}.jpg`), { titles: spec.shown, square: true });
+  for (const [file, titles] of Object.entries(spec.pictures ?? {})) await photograph(page, path.join(pack, file), { titles });
   const { ui, api } = await page.evaluate(save, { spec });
   fs.writeFileSync(path.join(output, `${spec.name}.json`), JSON.stringify(tidy(ui, spec.name), null, 2) + "\n");
   fs.writeFileSync(path.join(output, "api", `${spec.name}.json`), JSON.stringify(api, null, 2) + "\n");

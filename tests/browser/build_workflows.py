@@ -1,6 +1,6 @@
-"""Rewrites workflows/ from tests/browser/workflow_specs.mjs with the real frontend.
+"""Rewrites workflows/ and the documents' pictures from tests/browser/workflow_specs.mjs with the real frontend.
 
-Usage: build_workflows.py MODELS_FOLDER OUTPUT_FOLDER
+Usage: build_workflows.py MODELS_FOLDER
 """
 
 import json
@@ -24,7 +24,7 @@ from host.server import Host
 
 def main() -> None:
     tools = find_toolchain()
-    models, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    models = Path(sys.argv[1]).resolve()
     version = tomllib.loads((PACK / "pyproject.toml").read_text())["project"]["version"]
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
@@ -37,7 +37,7 @@ def main() -> None:
             script = Path(__file__).with_name("build_workflows.mjs")
             host_version = host.get("/system_stats")["system"]["comfyui_version"]
             subprocess.run(
-                [tools.node, str(script), host.url, str(output), version, host_version],
+                [tools.node, str(script), host.url, str(PACK / "workflows"), str(PACK), version, host_version],
                 check=True,
                 env=os.environ | {"CHROMIUM": tools.chromium},
             )

@@ -118,13 +118,3 @@ def pack_nodes(comfy):
     """What the host says of each of the pack's nodes, by node id."""
     everything = comfy.host.get("/object_info")
     return {name: one for name, one in everything.items() if one["python_module"] == f"custom_nodes.{PACK_FOLDER}"}
-
-
-def pytest_collection_modifyitems(config, items):
-    """They lose their footing on a busy machine, so they run where somebody asks for them."""
-    if config.getoption("--browser"):
-        return
-    skip = pytest.mark.skip(reason="the browser tests run on request: pytest --browser")
-    for item in items:
-        if "browser" in item.path.parts[-2]:
-            item.add_marker(skip)

@@ -30,15 +30,29 @@ export async function notFoundInLibrary(page, { title, queries }) {
   return missed;
 }
 
+// Does what a person does whose gesture was lost on a busy machine: the same again.
+async function untilItHappens(page, gesture, happened) {
+  for (let tries = 0; tries < 4; tries++) {
+    await gesture();
+    if (await happened()) return;
+  }
+}
+
+const appears = (locator) => locator.waitFor({ timeout: 3000 }).then(() => true, () => false);
+const nodeAppears = (page) => page.waitForFunction(() => window.app.graph.nodes.length > 0, null, { timeout: 3000 })
+  .then(() => true, () => false);
+
 // Drags the node called `title` from the library's answer to `query` onto the empty canvas; returns the graph's node
 // types.
 export async function dragFromLibrary(page, { title, query, x, y }) {
   await page.evaluate(() => window.app.graph.clear());
   await look(page, title, query);
   const item = listed(page, title);
-  await item.evaluate((row) => row.scrollIntoView({ block: "center" }));
-  await page.waitForTimeout(200); // the list draws its rows anew after scrolling
-  await item.dragTo(page.locator(CANVAS), { targetPosition: { x, y } });
+  await untilItHappens(page, async () => {
+    await item.evaluate((row) => row.scrollIntoView({ block: "center" }));
+    await page.waitForTimeout(200); // the list draws its rows anew after scrolling
+    await item.dragTo(page.locator(CANVAS), { targetPosition: { x, y } });
+  }, () => nodeAppears(page));
   return types(page);
 }
 
@@ -51,8 +65,9 @@ async function putDown(page, position) {
 
 // Double-clicks the canvas, types `query`, and takes the answer called `title`; returns the graph's node types.
 export async function addBySearch(page, { title, query, x, y }) {
-  await page.locator(CANVAS).dblclick({ position: { x, y } });
-  await page.getByPlaceholder("Add a node...").fill(query);
+  const search = page.getByPlaceholder("Add a node...");
+  await untilItHappens(page, () => page.locator(CANVAS).dblclick({ position: { x, y } }), () => appears(search));
+  await search.fill(query);
   await page.getByTestId("result-item").filter({ hasText: title }).first().click();
   await putDown(page, { x, y });
   return types(page);

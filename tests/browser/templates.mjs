@@ -12,22 +12,30 @@ async function openBrowser(page, folder) {
 
 const cards = (dialog) => dialog.locator("[data-testid^=template-workflow-]");
 
-// What the pack's shelf shows: each card's name and its thumbnail's width in pixels, 0 where it did not load.
+// The width in pixels of a card's thumbnail, 0 where it does not load: pictures out of sight are not fetched.
+async function thumbnailWidth(page, card) {
+  await card.scrollIntoViewIfNeeded();
+  const picture = await card.locator("img").first().elementHandle();
+  const width = () => picture.evaluate((img) => img.naturalWidth);
+  for (let tries = 0; tries < 100 && !(await width()); tries++) await page.waitForTimeout(100);
+  return width();
+}
+
+// What the pack's shelf shows: each card's name and the width of its thumbnail.
 export async function listTemplates(page, { folder, file }) {
   const dialog = await openBrowser(page, folder);
   await cards(dialog).first().waitFor();
   await settle(page);
+  const shown = [];
   for (const card of await cards(dialog).all()) {
-    await card.scrollIntoViewIfNeeded(); // pictures out of sight are not fetched
-    await card.evaluate(async (card) => {
-      for (let tries = 0; tries < 50 && !(card.querySelector("img")?.naturalWidth > 0); tries++) await new Promise((next) => setTimeout(next, 100));
-    });
+    const name = (await card.getAttribute("data-testid")).replace("template-workflow-", "");
+    shown.push({ name, thumbnail: await thumbnailWidth(page, card) });
   }
-  const shown = await cards(dialog).evaluateAll((all) => all.map((card) => ({
-    name: card.dataset.testid.replace("template-workflow-", ""),
-    thumbnail: card.querySelector("img")?.naturalWidth ?? 0,
-  })));
-  if (file) await page.screenshot({ path: file });
+  if (file) {
+    await cards(dialog).first().scrollIntoViewIfNeeded();
+    await settle(page);
+    await page.screenshot({ path: file });
+  }
   await page.keyboard.press("Escape");
   return shown;
 }

@@ -11,7 +11,7 @@ from fake_segmind import Behaviour
 pytestmark = pytest.mark.host
 
 TEMPLATE = "Segmind remote text to image four seeds"
-IN_QUEUE = "in Segmind's queue"
+IN_QUEUE = "Segmind's queue"
 AN_HOUR = 3600.0
 SEEDS = itertools.count(1000, 10)  # inputs that were never sent before
 
@@ -20,6 +20,7 @@ SEEDS = itertools.count(1000, 10)  # inputs that were never sent before
 def template(page, segmind):
     page("openTemplate", folder=PACK_FOLDER, name=TEMPLATE)
     page("choose", title="Segmind Remote", widget="seed", value=next(SEEDS))
+    page("choose", title="Segmind Remote", widget="count", value=1)  # four would wait for the rate limit
     yield page
     segmind.behaviour = Behaviour()
 
@@ -32,7 +33,7 @@ def wait_until_idle(comfy, seconds=20.0):
 
 
 def test_it_says_what_it_waits_for_and_shows_the_picture(template, segmind, drawing):
-    segmind.behaviour = Behaviour(queue_seconds=1.0, run_seconds=0.5)
+    segmind.behaviour = Behaviour(queue_seconds=4.0, run_seconds=0.5)
     outcome = template("run", title="Picture from Segmind")
     template.screenshot(f"remote finished {drawing}")
     assert outcome["picture"] == [64, 64]

@@ -53,7 +53,7 @@ const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses the
 const STEP = 380;
 
 // One graph, left to right: files, words and photographs, references, sampling, picture.
-function local({ name, subject, variant, photographs, prompt, negative, steps, cfg, sampler, aspect_ratio, megapixels, cached }) {
+function local({ name, subject, variant, photographs, prompt, negative, steps, cfg, sampler, aspect_ratio, megapixels, cached, pictures }) {
   const edits = photographs.length > 0;
   const restores = edits && aspect_ratio === "match_input_image";
   const nodes = [
@@ -63,13 +63,13 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
       widgets: { diffusion_model: VARIANTS[variant].fp8, text_encoder: QWEN, vae: FULL_VAE, variant: "auto" },
       models: [VARIANTS[variant].fp8, QWEN, FULL_VAE].map(model),
     },
-    { id: "prompt", type: "CLIPTextEncode", title: "Prompt", group: "Words and images", pos: [880, 180], size: [370, 170], widgets: { text: prompt }, from: { clip: ["load", "clip"] } },
+    { id: "prompt", type: "CLIPTextEncode", title: "Prompt", group: "Words and images", pos: [880, 360], size: [370, 170], widgets: { text: prompt }, from: { clip: ["load", "clip"] } },
   ];
   if (negative !== undefined) {
-    nodes.push({ id: "negative", type: "CLIPTextEncode", title: "Negative prompt", group: "Words and images", pos: [880, 410], size: [370, 110], widgets: { text: negative }, from: { clip: ["load", "clip"] } });
+    nodes.push({ id: "negative", type: "CLIPTextEncode", title: "Negative prompt", group: "Words and images", pos: [880, 590], size: [370, 110], widgets: { text: negative }, from: { clip: ["load", "clip"] } });
   }
   photographs.forEach((file, i) => {
-    nodes.push({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group: "Words and images", pos: [880, 410 + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } });
+    nodes.push({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group: "Words and images", pos: [880, 590 + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } });
   });
   const references = { positive: ["prompt", "CONDITIONING"], vae: ["load", "vae"] };
   if (negative !== undefined) references.negative = ["negative", "CONDITIONING"];
@@ -78,7 +78,7 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   const column = cached ? 2090 : 1720; // where the guider and what feeds the sampler stand
   const saveAt = column + (restores ? 1320 : 1030);
   nodes.push(
-    { id: "references", type: "Klein9BReferences", title: edits ? undefined : "Klein 9B References (size of the picture)", group: "Words and images", pos: [1300, 180], size: [350, 220], widgets: { fit: "bfl", aspect_ratio, megapixels }, from: references },
+    { id: "references", type: "Klein9BReferences", title: edits ? undefined : "Klein 9B References (size of the picture)", group: "Words and images", pos: [1300, 240], size: [350, 220], widgets: { fit: "bfl", aspect_ratio, megapixels }, from: references },
     { id: "guider", type: "CFGGuider", group: "Sampling", pos: [column, 0], size: [310, 100], widgets: { cfg }, from: { model: [cached ? "cache" : "load", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
     { id: "sigmas", type: "Klein9BScheduler", group: "Sampling", pos: [column, 170], size: [310, 120], widgets: { steps, denoise: 1, shift: "flux2" }, from: { latent: ["references", "latent"] } },
     { id: "sampler", type: "Klein9BSampler", group: "Sampling", pos: [column, 360], size: [310, 110], widgets: sampler },
@@ -88,7 +88,7 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   );
   if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", group: "Picture", pos: [column + 1020, 0], size: [240, 60], from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
   nodes.push({ id: "save", type: "SaveImage", title: "Picture", group: "Picture", pos: [saveAt, 0], size: [480, 560], widgets: { filename_prefix: "Klein9B" }, from: { images: restores ? ["restore", "image"] : ["decode", "IMAGE"] } });
-  return { name, nodes };
+  return { name, nodes, pictures, shown: ["Words and images"] };
 }
 
 // The hosted model. Nothing to download; what to read first is the price, the privacy and where the key goes.
@@ -142,6 +142,7 @@ function remote({ name, subject, photographs, widgets }) {
   const x = photographs.length ? 920 : 490;
   return {
     name,
+    shown: photographs.length ? ["Images", "Segmind"] : ["Segmind", "Picture"],
     nodes: [
       { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 600], widgets: { "": remoteNote(subject + NO_FILES, photographs.length > 0) } },
       ...photographNodes(photographs, 490, 0, "Images"),
@@ -168,13 +169,15 @@ function sideBySide({ name, subject, variant, photographs, prompt }) {
   });
   const asked = { aspect_ratio: "match_input_image" };
   const from = { prompt: ["text", "STRING"], seed: ["number", "INT"] };
-  return { name, nodes: [...wired, ...words, remoteNode({ pos: [1720, down], widgets: asked, photographs, from, group: "Segmind" }), ...remotePicture(2190, down, "Segmind")] };
+  return { name, shown: ["Words and images", "Segmind"], nodes: [...wired, ...words, remoteNode({ pos: [1720, down], widgets: asked, photographs, from, group: "Segmind" }), ...remotePicture(2190, down, "Segmind")] };
 }
 
 const EULER = { sampler: "euler" };
 const DISTILLED = { variant: "distilled", steps: 4, cfg: 1, sampler: EULER };
 const SIZE = { aspect_ratio: "1:1", megapixels: 1 };
 const MATCH = { aspect_ratio: "match_input_image", megapixels: 1 };
+
+const TWO_IMAGES = "Put the cup from image 2 into the hands of the woman in image 1. Keep her face, her suit and the light unchanged.";
 
 export const WORKFLOWS = [
   local({
@@ -196,7 +199,8 @@ export const WORKFLOWS = [
   local({
     ...DISTILLED, ...MATCH, name: "Klein 9B edit two images", photographs: ["image_1.png", "image_2.png"],
     subject: "# Edit with two images\n\nImage 1 is the photograph you edit, image 2 lends something. Call them *image 1* and *image 2* in the prompt and give each a role. The picture comes back at image 1's own size.",
-    prompt: "make the woman in image 1 wear the open cardigan from image 2.",
+    prompt: TWO_IMAGES,
+    pictures: { ".github/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["Words and images"] },
   }),
   local({
     ...DISTILLED, name: "Klein 9B combine four images", aspect_ratio: "4:3", megapixels: 1, photographs: ["image_1.png", "image_2.png", "image_3.png", "image_4.png"],
@@ -206,12 +210,12 @@ export const WORKFLOWS = [
   local({
     ...MATCH, name: "Klein 9B KV edit two images", variant: "kv", steps: 4, cfg: 1, sampler: EULER, cached: true, photographs: ["image_1.png", "image_2.png"],
     subject: "# Edit with two images, references cached\n\nThe KV model computes its reference images once. *Klein 9B Reference Cache* keeps what was computed, so a new prompt or seed on the same images skips them altogether: the text under the node says what was saved.",
-    prompt: "make the woman in image 1 wear the open cardigan from image 2.",
+    prompt: TWO_IMAGES,
   }),
   remote({
     name: "Segmind remote edit two images", photographs: ["image_1.png", "image_2.png"],
     subject: "# Edit with two images, on Segmind\n\nThe two-image edit without a GPU of your own. Choose two photographs, call them *image 1* and *image 2* in the prompt, press Run.",
-    widgets: { prompt: "make the woman in image 1 wear the open cardigan from image 2.", aspect_ratio: "match_input_image" },
+    widgets: { prompt: TWO_IMAGES, aspect_ratio: "match_input_image" },
   }),
   remote({
     name: "Segmind remote text to image four seeds", photographs: [],
@@ -221,6 +225,6 @@ export const WORKFLOWS = [
   sideBySide({
     name: "Klein 9B local and remote side by side", variant: "distilled", photographs: ["image_1.png", "image_2.png"],
     subject: "# Local and remote, side by side\n\nOne prompt, one seed and the same two photographs go to your GPU and to Segmind at the same time. The hosted model has its own settings (20 steps at cfg 5), so the pictures are kin, not twins.\n\nThe seed stays as it is, so running again costs nothing; type another for new pictures.",
-    prompt: "make the woman in image 1 wear the open cardigan from image 2.",
+    prompt: TWO_IMAGES,
   }),
 ];
