@@ -79,6 +79,24 @@ export async function choose(page, { title, widget, value }) {
   await settle(page);
 }
 
+// Presses a node's upload button and picks a file of one's own in the dialog that opens.
+export async function upload(page, { title, file }) {
+  const dialog = page.waitForEvent("filechooser");
+  await page.evaluate((title) => {
+    const [node] = window.app.graph.nodes.filter((one) => one.title === title);
+    node.widgets.find((one) => one.name === "upload").callback();
+  }, title);
+  await (await dialog).setFiles(file);
+  await settle(page);
+}
+
+// What the first note on the canvas shows, as a person reads it.
+export async function readNote(page) {
+  const note = page.locator(".comfy-markdown:visible").first();
+  await note.waitFor();
+  return note.innerText();
+}
+
 export async function press(page, { button }) {
   await page.getByRole("button", { name: button, exact: true }).first().click();
 }

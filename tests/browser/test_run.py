@@ -2,7 +2,7 @@
 
 import pytest
 
-from browser.conftest import PACK_FOLDER, put_models
+from browser.conftest import PACK_FOLDER
 
 pytestmark = pytest.mark.host
 
@@ -14,27 +14,9 @@ def choose_photographs(page):
         page("choose", title=title, widget="image", value=value)
 
 
-class TestFirstRun:
-    """With no model file yet, as after a fresh install."""
-
-    def test_missing_files_are_listed_found_and_run(self, empty_page, comfy, models):
-        empty_page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit two images")
-        choose_photographs(empty_page)
-        assert set(empty_page("listIssues", expected=True)) == {"missing-model"}
-        put_models(comfy, models)
-        empty_page("refreshModels")
-        assert empty_page("listIssues") == {}
-        outcome = empty_page("run", title="Picture")
-        empty_page.screenshot("run classic")
-        assert outcome["picture"] == [128, 128]
-        assert outcome["said"]["Klein9BLoader"][0].startswith("Klein 9B distilled")
-
-
-def test_nodes2_shows_the_picture_too(page):
-    page("set", name="Comfy.VueNodes.Enabled", value=True)
+def test_run_shows_the_picture(page, drawing):
     page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit two images")
     choose_photographs(page)
     outcome = page("run", title="Picture")
-    page.screenshot("run nodes2")
-    page("set", name="Comfy.VueNodes.Enabled", value=False)
+    page.screenshot(f"run {drawing}")
     assert outcome["picture"] == [128, 128]

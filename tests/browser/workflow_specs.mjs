@@ -59,7 +59,7 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   const nodes = [
     { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 680], widgets: { "": note(subject, variant) } },
     {
-      id: "load", type: "Klein9BLoader", group: "Files", pos: [470, 0], size: [340, 170],
+      id: "load", type: "Klein9BLoader", group: "Files", pos: [470, 0], size: [340, 240],
       widgets: { diffusion_model: VARIANTS[variant].fp8, text_encoder: QWEN, vae: FULL_VAE, variant: "auto" },
       models: [VARIANTS[variant].fp8, QWEN, FULL_VAE].map(model),
     },
@@ -74,7 +74,7 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   const references = { positive: ["prompt", "CONDITIONING"], vae: ["load", "vae"] };
   if (negative !== undefined) references.negative = ["negative", "CONDITIONING"];
   photographs.forEach((_, i) => { references[`images.image_${i + 1}`] = [`image_${i + 1}`, "IMAGE"]; });
-  if (cached) nodes.push({ id: "cache", type: "Klein9BReferenceCache", group: "Sampling", pos: [1720, 0], size: [310, 160], from: { model: ["load", "model"] } });
+  if (cached) nodes.push({ id: "cache", type: "Klein9BReferenceCache", group: "Sampling", pos: [1720, 0], size: [310, 240], from: { model: ["load", "model"] } });
   const column = cached ? 2090 : 1720; // where the guider and what feeds the sampler stand
   const saveAt = column + (restores ? 1320 : 1030);
   nodes.push(
@@ -120,7 +120,7 @@ const NO_FILES = `
 
 None: nothing to download.`;
 
-const REMOTE_SIZE = [400, 760];
+const REMOTE_SIZE = [400, 840];
 
 function remoteNode({ pos, widgets = {}, photographs = [], from = {}, group }) {
   const sockets = Object.fromEntries(photographs.map((_, i) => [`images.image_${i + 1}`, [`image_${i + 1}`, "IMAGE"]]));
@@ -129,8 +129,8 @@ function remoteNode({ pos, widgets = {}, photographs = [], from = {}, group }) {
 
 function remotePicture(x, y, group) {
   return [
-    { id: "remote_save", type: "SaveImage", title: "Picture from Segmind", group, pos: [x, y], size: [480, 460], widgets: { filename_prefix: "Klein9B_remote" }, from: { images: ["remote", "image"] } },
-    { id: "receipt", type: "PreviewAny", title: "Receipt", group, pos: [x, y + 560], size: [480, 200], from: { source: ["remote", "receipt"] } },
+    { id: "remote_save", type: "SaveImage", title: "Picture from Segmind", group, pos: [x, y], size: [480, 540], widgets: { filename_prefix: "Klein9B_remote" }, from: { images: ["remote", "image"] } },
+    { id: "receipt", type: "PreviewAny", title: "Receipt", group, pos: [x, y + 640], size: [480, 200], from: { source: ["remote", "receipt"] } },
   ];
 }
 

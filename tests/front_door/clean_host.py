@@ -10,6 +10,10 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+ADDRESS = "https://github.com/klein9b/klein9b"
+
 # What a user's runs and settings fill; the rest of a checkout is only read.
 OWN_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 NO_INDEX = ("No matching distribution found", "Could not find a version", "Failed to establish a new connection")
@@ -20,7 +24,9 @@ class NoPackageIndex(RuntimeError):
 
 
 def light_copy(checkout: Path, target: Path) -> Path:
-    """The checkout's top-level modules, links to its packages, and empty folders for what belongs to the user.
+    """The checkout's top-level modules, links to its packages, and folders for what belongs to the user.
+
+    They are empty but for the one image that ComfyUI ships.
 
     The modules are copied because folder_paths finds the base folder by its own real path.
     """
@@ -32,6 +38,7 @@ def light_copy(checkout: Path, target: Path) -> Path:
             (target / source.name).symlink_to(source)
     for name in OWN_FOLDERS:
         (target / name).mkdir()
+    shutil.copy2(checkout / "input" / "example.png", target / "input")
     return target
 
 
@@ -55,6 +62,11 @@ class Manager:
         assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
         return answer.stdout
 
+    def install(self, repository: Path) -> str:
+        """The pack by its address, taken from a local repository; returns what Manager said."""
+        command = ("install", ADDRESS, "--mode", "local", "--exit-on-fail")
+        return self.run(*command, repositories={ADDRESS: repository})
+
     def installed(self) -> set[str]:
         """Distributions added to this environment, as name==version."""
         command = [self.python, "-m", "pip", "list", "--format=freeze", "--path", self._packages()]
@@ -62,6 +74,15 @@ class Manager:
 
     def _packages(self) -> str:
         return sysconfig.get_path("purelib", vars=dict.fromkeys(("base", "platbase"), str(self.python.parents[1])))
+
+
+def manager_or_skip(folder: Path, comfyui: Path) -> Manager:
+    if not (comfyui / "manager_requirements.txt").is_file():
+        pytest.skip("this ComfyUI names no ComfyUI-Manager in manager_requirements.txt")
+    try:
+        return install_manager(folder / "environment", comfyui)
+    except NoPackageIndex:
+        pytest.skip("ComfyUI-Manager is not installed and no package index has it")
 
 
 def install_manager(folder: Path, comfyui: Path) -> Manager:

@@ -3,8 +3,8 @@
 import zipfile
 
 import pytest
-from packing import clone_working_tree, comfy, is_repository
 
+from front_door.packing import clone_working_tree, comfy, is_repository
 from host.checkout import HOW_TO_GET_ONE, PACK, find_checkout
 
 

@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-from english import english, node_infos
 
+from front_door.english import english, node_infos
 from host.checkout import PACK
 
 LANGUAGES = ("en", "zh", "ja", "ko", "de", "fr", "es")

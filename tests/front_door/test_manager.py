@@ -2,18 +2,16 @@
 
 import os
 import shutil
-import sys
 
 import pytest
-from clean_host import NoPackageIndex, install_manager, light_copy
-from packing import PACK
 
+from front_door.clean_host import ADDRESS, light_copy, manager_or_skip
+from front_door.packing import PACK
 from host.graphs import node
 from host.server import Host
 
 pytestmark = pytest.mark.host
 
-ADDRESS = "https://github.com/klein9b/klein9b"
 GRAPH = {
     "latent": node("EmptyFlux2LatentImage", width=256, height=256, batch_size=1),
     "sigmas": node("Klein9BScheduler", latent=["latent", 0], steps=4, denoise=1.0, shift="flux2"),
@@ -32,12 +30,7 @@ def comfyui(checkout, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def manager(comfyui, tmp_path_factory):
-    if not (comfyui / "manager_requirements.txt").is_file():
-        pytest.skip("this ComfyUI names no ComfyUI-Manager in manager_requirements.txt")
-    try:
-        return install_manager(tmp_path_factory.mktemp("manager") / "environment", comfyui)
-    except NoPackageIndex:
-        pytest.skip("ComfyUI-Manager is not installed and no package index has it")
+    return manager_or_skip(tmp_path_factory.mktemp("manager"), comfyui)
 
 
 def tree(folder):
@@ -59,18 +52,15 @@ def before(comfyui, manager):
 @pytest.fixture(scope="module")
 def installed(before, manager, comfyui, repository):
     environment = manager.installed()
-    said = manager.run("install", ADDRESS, "--mode", "local", "--exit-on-fail", repositories={ADDRESS: repository})
-    assert "INSTALLED" in said
+    assert "INSTALLED" in manager.install(repository)
     return comfyui / "custom_nodes" / "klein9b", manager.installed() - environment
 
 
 @pytest.fixture(scope="module")
 def session(installed, comfyui, manager):
     """One start and one run of that ComfyUI, in the environment that Manager installed into; its log and history."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "executable", str(manager.python))
-        with Host(comfyui, comfyui) as host:
-            return host.log(), host.run(GRAPH), host.get("/object_info")
+    with Host(comfyui, comfyui, python=manager.python) as host:
+        return host.log(), host.run(GRAPH), host.get("/object_info")
 
 
 def test_manager_clones_it_under_the_repositorys_name(installed):
@@ -100,7 +90,7 @@ def test_the_host_runs_it(session):
 
 def test_it_leaves_its_own_folder_as_git_has_it(session, installed):
     """A run writes nothing into the pack, so that git pull in it, Manager's update, always works."""
-    from packing import git
+    from front_door.packing import git
 
     folder, _ = installed
     assert git(folder, "status", "--porcelain") == ""

@@ -4,8 +4,8 @@ import re
 
 import pytest
 from packaging.requirements import Requirement
-from requirements_text import requirements
 
+from front_door.requirements_text import requirements
 from host.checkout import PACK
 
 tomllib = pytest.importorskip("tomllib", reason="reading pyproject.toml needs Python 3.11")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from load_pack import load_pack
 from packaging.utils import canonicalize_name
-from packing import comfy
-from requirements_text import names, requirements
 
+from front_door.packing import comfy
+from front_door.requirements_text import names, requirements
 from host.checkout import PACK
 from host.server import SHIPPED as COPIED_BY_HOST_TESTS
 

@@ -6,10 +6,10 @@ import sys
 from importlib.metadata import distributions, version
 
 import pytest
-from clean_host import NO_INDEX
 from packaging.utils import canonicalize_name
-from requirements_text import closure, names, requirements
 
+from front_door.clean_host import NO_INDEX
+from front_door.requirements_text import closure, names, requirements
 from host.checkout import PACK
 
 pytestmark = pytest.mark.host

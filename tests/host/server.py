@@ -50,6 +50,7 @@ class Host:
         base: models, input, output, user and custom_nodes live here.
         folder_name: what the pack's folder is called inside custom_nodes.
         environment: added to this process's environment.
+        python: the interpreter of the environment that the host is installed in.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Host:
         probe: bool = True,
         environment: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
+        python: Path | str = sys.executable,
     ) -> None:
         self.checkout = checkout
         self.base = base
         self.log_path = base / "host.log"
         self.environment = environment or {}
         self.arguments = arguments
+        self.python = python
         self.process: subprocess.Popen | None = None
         if not (base / "custom_nodes").exists():
             install_pack(base / "custom_nodes", folder_name)
@@ -75,7 +78,7 @@ class Host:
 
     def start(self, *, timeout: float = 180) -> "Host":
         self.port = free_port()
-        command = [sys.executable, str(LAUNCHER), str(self.checkout), "--cpu", "--port", str(self.port)]
+        command = [str(self.python), str(LAUNCHER), str(self.checkout), "--cpu", "--port", str(self.port)]
         command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
         command += ["--disable-api-nodes", "--fp32-text-enc", *self.arguments]
         with self.log_path.open("ab") as log:
