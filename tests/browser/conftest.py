@@ -6,7 +6,6 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from segmind_host import environment, remember_jobs, write_key
 
 import standins
 from browser.frontend import Frontend
@@ -14,6 +13,7 @@ from browser.settings import SETTINGS
 from browser.toolchain import Unavailable, find_toolchain, newest_frontend
 from host.conftest import PHOTOGRAPHS, checkout, models, segmind  # noqa: F401
 from host.server import Host
+from segmind_host import environment, remember_jobs, write_key
 
 PACK_FOLDER = "klein9b"
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 from PIL import Image
-from segmind_host import environment, write_key
 
 import standins
 from fake_segmind import Behaviour, FakeSegmind
 from host.checkout import PACK
 from host.server import Host
+from segmind_host import environment, write_key
 
 from .say import say, table
 

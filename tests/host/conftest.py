@@ -1,12 +1,12 @@
 """One ComfyUI server with stand-in weights and a Segmind on loopback for the whole session."""
 
 import pytest
-from segmind_host import environment, remember_jobs, write_key
 
 import standins
 from fake_segmind import FakeSegmind, Settings
 from host.checkout import HOW_TO_GET_ONE, find_checkout
 from host.server import Host
+from segmind_host import environment, remember_jobs, write_key
 
 PHOTOGRAPHS = {
     "image_1.png": "astronaut",

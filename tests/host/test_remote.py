@@ -8,7 +8,6 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
-from segmind_host import environment, forget_key, private_folder, remember_jobs, write_key
 
 import standins
 from fake_segmind import Behaviour, FakeSegmind, Fault, Settings
@@ -16,6 +15,7 @@ from host.conftest import PHOTOGRAPHS
 from host.graphs import node, remote
 from host.server import Host, HostError
 from host.websocket import Watcher
+from segmind_host import environment, forget_key, private_folder, remember_jobs, write_key
 
 pytestmark = pytest.mark.host
 

@@ -10,9 +10,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from segmind_host import environment, remember_jobs, write_key
 
 from fake_segmind import FakeSegmind, Settings
+from segmind_host import environment, remember_jobs, write_key
 
 WIDGETS = {
     "prompt": "a red fox",
