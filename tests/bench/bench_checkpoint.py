@@ -44,8 +44,3 @@ def main():
             "check a whole set of files": lambda: check_set(big, encoder, vae),
         }
         return [{"name": n, "value": best_ms(run), "unit": "ms", "limit": LIMIT_MS} for n, run in runs.items()]
-
-
-if __name__ == "__main__":
-    for row in main():
-        print(f"{row['name']}: {row['value']:.1f} {row['unit']} (limit {row['limit']})")

@@ -237,8 +237,3 @@ def _timed(way: tuple[Callable[[], object], Callable[[], object]], name: str, pe
         torch.cuda.synchronize()
         peaks[name] = torch.cuda.max_memory_allocated()
     return time.perf_counter() - started
-
-
-if __name__ == "__main__":
-    for one in main():
-        print(f"{one['name']}: {one['value']:.2f} {one['unit']}" + (f" (limit {one['limit']})" if one["limit"] else ""))

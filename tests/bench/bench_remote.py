@@ -1,32 +1,25 @@
 """What the remote lane does to its server and its host: 200 jobs at once, and polls against added latency.
 
-Run as ``python tests/bench/bench_remote.py``; the fake Segmind runs in the same process, so its memory is
-counted too. Times of the second part are the model's (a mean near 13.6 s, as Segmind's page says), played
-`PACE` times as fast; both clients meet the same latencies on the same kind of server.
+The fake Segmind runs in the same process, so its memory is counted too. Times of the second part are the model's (a
+mean near 13.6 s, as Segmind's page says), played `PACE` times as fast; both clients meet the same latencies on the same
+kind of server.
 """
 
 import asyncio
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
-if "klein9b" not in sys.modules:
-    sys.modules["klein9b"] = types.ModuleType("klein9b")
-    sys.modules["klein9b"].__path__ = [str(TESTS.parent)]
+import lanes
 
-import lanes  # noqa: E402
-
-from fake_segmind import Behaviour, Settings  # noqa: E402
-from klein9b.remote.client import Timeouts  # noqa: E402
-from klein9b.remote.lane import Options  # noqa: E402
+from fake_segmind import Behaviour, Settings
+from klein9b.remote.client import Timeouts
+from klein9b.remote.lane import Options
 
 PACE = 5.0
 AT_ONCE = 8
@@ -34,8 +27,44 @@ PATIENT = Timeouts()
 
 
 def main():
-    """Rows of (what, jobs, measures by name)."""
-    return [flood(jobs=100), flood(jobs=200), *cadence(jobs=48)]
+    """Rows of {"name", "value", "unit", "limit"}."""
+    flood(jobs=100)  # what a first run allocates for good
+    full = flood(jobs=200)
+    ours, sdk = cadence(jobs=48)
+    return [
+        row("200 jobs at once", full.seconds, "s"),
+        row("200 jobs at once: in flight, most", full.in_flight, limit=AT_ONCE),
+        row("200 jobs at once: charges", full.charges, limit=200),
+        row("200 jobs at once: peak memory above the start", full.peak_mib, "MiB", limit=16),
+        row("200 jobs at once: files left open", full.files_left, limit=0),
+        row("status requests per job", ours.polls, limit=8),
+        row("status requests per job, the official SDK at 1 Hz", sdk.polls),
+        row("a finished job seen late by, mean", ours.late_s, "s", limit=1.5),
+        row("a finished job seen late by, mean, the official SDK at 1 Hz", sdk.late_s, "s"),
+    ]
+
+
+def row(name, value, unit="", limit=None):
+    return {"name": name, "value": value, "unit": unit, "limit": limit}
+
+
+@dataclass(frozen=True)
+class Flood:
+    """What many jobs at once did."""
+
+    seconds: float
+    in_flight: int
+    charges: int
+    peak_mib: float
+    files_left: int
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often a client asked for each job, and how late it saw the end."""
+
+    polls: float
+    late_s: float
 
 
 def flood(jobs):
@@ -48,18 +77,8 @@ def flood(jobs):
             asyncio.run(nodes(lane, jobs))
             took = time.perf_counter() - began
             asyncio.run(lane.close())
-        return (
-            "flood",
-            jobs,
-            {
-                "seconds": took,
-                "in flight, most": watch.in_flight,
-                "charges": len(fake.ledger),
-                "submits": fake.submits,
-                "peak MiB over start": watch.peak_mib,
-                "open files left": watch.files_left,
-            },
-        )
+        assert fake.submits == jobs
+        return Flood(took, watch.in_flight, len(fake.ledger), watch.peak_mib, watch.files_left)
 
 
 async def nodes(lane, jobs):
@@ -97,9 +116,9 @@ class Watch:
 
 
 def cadence(jobs):
-    """Polls per job and seconds between a job's end and the request for its result."""
+    """Of ours and of the official SDK, on the same jobs."""
     behaviours = latencies(jobs)
-    return [("ours", jobs, ours(behaviours)), ("sdk 1 Hz", jobs, official(behaviours))]
+    return ours(behaviours), official(behaviours)
 
 
 def latencies(jobs):
@@ -139,17 +158,14 @@ def official(behaviours):
 
 
 def measures(fake):
+    """Late is between a job's end and the first request for its result."""
     polls, results = fake.requests_to("status"), fake.requests_to("result")
     first = {}
     for seen in results:
         first.setdefault(seen.path.rsplit("/", 1)[1], seen.at)
     late = [(first[job.request_id] - job.finished) * PACE for job in fake.jobs]
-    return {
-        "polls per job": len(polls) / len(fake.jobs),
-        "mean added s": statistics.mean(late),
-        "worst added s": max(late),
-        "charges": len(fake.ledger),
-    }
+    assert len(fake.ledger) == len(fake.jobs)
+    return Cadence(len(polls) / len(fake.jobs), statistics.mean(late))
 
 
 def memory_mib():
@@ -158,8 +174,3 @@ def memory_mib():
 
 def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-if __name__ == "__main__":
-    for what, jobs, found in main():
-        print(f"{what:9} {jobs:4} jobs  " + "  ".join(f"{name} {value:.4g}" for name, value in found.items()))

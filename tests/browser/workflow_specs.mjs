@@ -88,7 +88,7 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   );
   if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", group: "Picture", pos: [column + 1020, 0], size: [240, 60], from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
   nodes.push({ id: "save", type: "SaveImage", title: "Picture", group: "Picture", pos: [saveAt, 0], size: [480, 560], widgets: { filename_prefix: "Klein9B" }, from: { images: restores ? ["restore", "image"] : ["decode", "IMAGE"] } });
-  return { name, nodes, pictures, shown: ["Words and images"] };
+  return { name, nodes, pictures, shown: cached ? ["Words and images", "Sampling"] : ["Words and images"] };
 }
 
 // The hosted model. Nothing to download; what to read first is the price, the privacy and where the key goes.
