@@ -21,7 +21,7 @@ def verdict(row: dict) -> str:
 
 
 def show(row: dict) -> str:
-    value = "" if row["value"] is None else f"{row['value']:.3g}"
+    value = "" if row["value"] is None else f"{row['value']:.4g}"
     limit = "" if row["limit"] is None else f"{row['limit']:g}"
     return f"{row['name']:<64} {value:>9} {row['unit']:<6} {limit:>7}  {verdict(row)}"
 

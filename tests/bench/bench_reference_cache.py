@@ -44,13 +44,19 @@ def main(*, rounds: int = 3) -> list[Row]:
     """
     checkout = find_checkout()
     if checkout is None:
-        raise RuntimeError(HOW_TO_GET_ONE)
+        return [absent("the reference cache", HOW_TO_GET_ONE)]
     enter(checkout)
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
-    seconds = wall_time_on_gpu if torch.cuda.is_available() else wall_time_on_cpu
-    return [*flops(), *seconds(rounds)]
+    if torch.cuda.is_available():
+        return [*flops(), *wall_time_on_gpu(rounds)]
+    missing = absent("the same at 9B's shapes on a GPU, bfloat16", "no CUDA device on this machine")
+    return [*flops(), *wall_time_on_cpu(rounds), missing]
+
+
+def absent(name: str, why: str) -> Row:
+    return {"name": name, "value": None, "unit": "", "limit": None, "why": why}
 
 
 def klein_9b(device: str, dtype: torch.dtype, *, hidden: int = 4096, doubles: int = 8, singles: int = 24) -> Any:
@@ -179,15 +185,15 @@ def random_model(device: str, dtype: torch.dtype, **shape: int) -> Any:
 
 def wall_time_on_cpu(rounds: int) -> Iterator[Row]:
     """One whole run through the host at a size where matrix products dominate: 256 wide, 256 tokens an image."""
-    yield from wall_time(random_model("cpu", torch.float32, hidden=256, doubles=2, singles=4), 16, rounds)
+    yield from wall_time(random_model("cpu", torch.float32, hidden=256, doubles=2, singles=4), 16, rounds, "CPU")
 
 
 def wall_time_on_gpu(rounds: int) -> Iterator[Row]:
     """The same at 9B's own shapes in bfloat16, 1024x1024."""
-    yield from wall_time(random_model("cuda", torch.bfloat16), GRID, rounds)
+    yield from wall_time(random_model("cuda", torch.bfloat16), GRID, rounds, torch.cuda.get_device_name())
 
 
-def wall_time(model: Any, grid: int, rounds: int) -> Iterator[Row]:
+def wall_time(model: Any, grid: int, rounds: int, device: str) -> Iterator[Row]:
     """Median seconds of each way to run, interleaved and in alternating order, after one run of each."""
     for count in REFERENCES:
         ways = ways_to_run(model, grid, count)
@@ -197,10 +203,11 @@ def wall_time(model: Any, grid: int, rounds: int) -> Iterator[Row]:
             for name in list(ways)[:: -1 if turn % 2 else 1]:
                 seconds[name].append(_timed(ways[name], name, peaks))
         medians = {name: statistics.median(measured[1:]) for name, measured in seconds.items()}
-        yield from (row(name, count, value, "s") for name, value in medians.items())
-        yield from (row(name, count, peak / 2**30, "GiB peak") for name, peak in peaks.items())
+        yield from (row(f"{name}, {device}", count, value, "s") for name, value in medians.items())
+        yield from (row(f"{name}, {device}", count, peak / 2**30, "GiB peak") for name, peak in peaks.items())
         for ours in OURS:
-            yield from (row(f"{ours} against {o}", count, medians[o] / medians[ours], "x") for o in OTHERS)
+            for other in OTHERS:
+                yield row(f"{ours} against {other}, {device}", count, medians[other] / medians[ours], "x")
 
 
 def ways_to_run(model: Any, grid: int, count: int) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
