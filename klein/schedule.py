@@ -22,7 +22,7 @@ FIXED_MU = 2.02
 _SLOPE_10, _INTERCEPT_10 = 8.73809524e-05, 1.89833333
 _SLOPE_200, _INTERCEPT_200 = 0.00016927, 0.45666666
 
-# Above this many tokens (1.10 megapixels) BFL's code uses the line of 200 steps for any number of steps.
+# Above this many tokens (1.05 times 1024x1024 pixels) BFL's code uses the line of 200 steps for any number of steps.
 JUMP_TOKENS = 4300
 
 
@@ -67,7 +67,7 @@ def smooth_mu(tokens: int, steps: int) -> float:
 
     A larger image must not get less noise than a smaller one at the same step, so mu must not fall as
     tokens grow, and of the continuous curves that obey, this is the lowest that agrees with BFL on both
-    sides: it departs only between the jump and the crossing (10940 tokens, 2.8 megapixels, at 4 steps),
+    sides: it departs only between the jump and the crossing (10940 tokens, 2.67 times 1024x1024, at 4 steps),
     where it repeats a value BFL uses for that number of steps. Steps count up to 200, the end of BFL's fit.
     """
     level = empirical_mu(min(tokens, JUMP_TOKENS), min(steps, 200))

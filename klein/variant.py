@@ -40,7 +40,7 @@ def guess_variant(file_stem: str, metadata: Mapping[str, str]) -> Variant:
     if name:
         return Variant(name, f"its file name says {name}")
     if _PLAIN_OFFICIAL.fullmatch(file_stem.lower()):
-        return Variant("distilled", "its file name is the official one of the distilled release")
+        return Variant("distilled", "its file name is that of the distilled release")
     return Variant("unknown", "neither its metadata nor its file name says")
 
 

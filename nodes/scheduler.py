@@ -50,7 +50,7 @@ class Klein9BScheduler(io.ComfyNode):
                     ],
                     tooltip=(
                         "flux2: Black Forest Labs' own, the same as Flux2Scheduler; it drops sharply above "
-                        "1.10 megapixels. smooth: the same without the drop. fixed: one shift for every size."
+                        "1.05 megapixels. smooth: the same without the drop. fixed: one shift for every size."
                     ),
                 ),
             ],

@@ -278,7 +278,8 @@ def _terms() -> list[io.Input]:
             max=100.0,
             step=0.01,
             advanced=True,
-            tooltip="The most this run may spend, in dollars; 0 for no limit. A job that would pass it is not sent.",
+            tooltip="No job is sent whose estimated cost would take this run past it, in dollars; 0 for no limit. The "
+            "estimate is the dearest of your last twenty jobs, at least $0.0402: allow $0.05 a picture.",
         ),
         io.Combo.Input(
             "reuse",

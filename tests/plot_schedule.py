@@ -26,7 +26,7 @@ LEADER = {"arrowstyle": "-", "color": "0.4"}
 
 
 def megapixels(tokens):
-    return tokens * 256 / 1e6
+    return tokens / 4096
 
 
 def curve(axes, mu, tokens, **style):
@@ -42,11 +42,11 @@ def draw_mu(axes):
     curve(axes, empirical_mu, [JUMP_TOKENS, JUMP_TOKENS + 1], color=FLUX2, lw=1, ls=":")
     axes.annotate("flux2", (1.95, 1.62), color=FLUX2, fontweight="bold")
     axes.annotate("smooth", (1.5, 2.42), color=SMOOTH, fontweight="bold")
-    axes.annotate(f"fixed, mu {FIXED_MU}", (2.75, 1.86), color=FIXED, fontweight="bold")
+    axes.annotate(f"fixed, mu {FIXED_MU}", (2.6, 1.86), color=FIXED, fontweight="bold")
     edge = megapixels(JUMP_TOKENS)
-    axes.annotate(f"drop at {JUMP_TOKENS} tokens\n(1.10 megapixels)", (edge, 1.3), (1.55, 1.12), arrowprops=LEADER)
-    axes.annotate("together again\nfrom 2.8 megapixels", (2.79, 2.32), (1.2, 2.85), arrowprops=LEADER)
-    axes.set(xlim=(0, 4.2), ylim=(1, 3.4), xlabel="megapixels (1 = 3906 tokens)", ylabel="mu")
+    axes.annotate(f"drop at {JUMP_TOKENS} tokens\n(1.05 megapixels)", (edge, 1.3), (1.55, 1.12), arrowprops=LEADER)
+    axes.annotate("together again\nfrom 2.67 megapixels", (2.67, 2.32), (1.2, 2.85), arrowprops=LEADER)
+    axes.set(xlim=(0, 4), ylim=(1, 3.4), xlabel="megapixels (1 = 1024x1024 = 4096 tokens)", ylabel="mu")
     axes.set_title(f"Shift by picture size, {STEPS} steps", loc="left")
 
 

@@ -42,7 +42,7 @@ ComfyUI/models/
     ${FULL_VAE} (0.3 GB)
 \`\`\`
 
-The panel on the right offers each missing file. The diffusion model is gated: sign in at [${file.page}](${HUB}/${file.page}) and accept the FLUX Non-Commercial License first.${other}
+*View details* on ComfyUI's warning offers each missing file. The diffusion model is gated: sign in at [${file.page}](${HUB}/${file.page}) and accept the FLUX Non-Commercial License first.${other}
 
 ## Memory
 
@@ -59,7 +59,7 @@ function local({ name, subject, variant, photographs, prompt, negative, steps, c
   const nodes = [
     { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 680], widgets: { "": note(subject, variant) } },
     {
-      id: "load", type: "Klein9BLoader", group: "Files", pos: [470, 0], size: [340, 240],
+      id: "load", type: "Klein9BLoader", group: "Files", pos: [470, 0], size: [340, 280],
       widgets: { diffusion_model: VARIANTS[variant].fp8, text_encoder: QWEN, vae: FULL_VAE, variant: "auto" },
       models: [VARIANTS[variant].fp8, QWEN, FULL_VAE].map(model),
     },
@@ -111,7 +111,7 @@ Into the variable SEGMIND_API_KEY before ComfyUI starts, or as the only line of
 ComfyUI/user/__segmind/segmind.key
 \`\`\`
 
-which must be closed to others (chmod 600). **Never into a widget.**`;
+which must be closed to others (on Linux and macOS: chmod 600). **Never into a widget.**`;
 }
 
 const NO_FILES = `
@@ -193,12 +193,12 @@ export const WORKFLOWS = [
   }),
   local({
     ...DISTILLED, ...MATCH, name: "Klein 9B edit one image", photographs: ["image_1.png"],
-    subject: "# Edit one image\n\nChoose a photograph, say what to change, press Run. The picture comes back at the photograph's own size and lies exactly over it.",
+    subject: "# Edit one image\n\nChoose a photograph, say what to change, press Run. The picture comes back at the photograph's own size and lies exactly over it; Klein itself works at up to 2024 by 2024 pixels, so a larger photograph loses detail.",
     prompt: "Replace the background of image 1 with a quiet coastal cliff at overcast sunset. Keep the person, pose and light on the face unchanged.",
   }),
   local({
     ...DISTILLED, ...MATCH, name: "Klein 9B edit two images", photographs: ["image_1.png", "image_2.png"],
-    subject: "# Edit with two images\n\nImage 1 is the photograph you edit, image 2 lends something. Call them *image 1* and *image 2* in the prompt and give each a role. The picture comes back at image 1's own size.",
+    subject: "# Edit with two images\n\nImage 1 is the photograph you edit, image 2 lends something. Call them *image 1* and *image 2* in the prompt and give each a role. The picture comes back at image 1's own size; Klein itself works at up to 1024 by 1024 pixels, so a larger photograph loses detail.",
     prompt: TWO_IMAGES,
     pictures: { ".github/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["Words and images"] },
   }),

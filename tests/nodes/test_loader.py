@@ -67,7 +67,7 @@ def test_it_loads_a_set_that_fits(models):
 @pytest.mark.parametrize(
     ("file", "chosen", "name", "source"),
     [
-        (MODEL, "auto", "distilled", "its file name is the official one"),
+        (MODEL, "auto", "distilled", "its file name is that of the distilled release"),
         (BASE, "auto", "base", "its file name says base"),
         (BASE, "kv", "kv", "chosen by you, although its file name says base"),
     ],
