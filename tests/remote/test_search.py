@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from lanes import FastClock, a_lane, request, run, small_fake
 
-from fake_segmind import Fault
+from fake_segmind import Behaviour, Fault
 from klein9b.remote.errors import OutcomeUnknown
 from klein9b.remote.lane import Options, list_jobs
 
@@ -77,3 +77,18 @@ def test_a_job_recovered_by_its_name_is_found_by_its_inputs(fake, lane, tmp_path
     (again,) = run(lane, request())
     assert again.receipt["request_id"] == named and again.receipt["sha256"] == picture.receipt["sha256"]
     assert fake.submits == len(fake.ledger) == len(list_jobs(tmp_path)) == 1
+
+
+def test_a_recovery_under_way_goes_on_when_its_job_is_found_by_the_inputs(fake, lane):
+    fake.behaviour = Behaviour(run_seconds=2.0)
+    lose(fake, lane)
+    named = fake.jobs[0].request_id
+
+    async def both():
+        recovery = asyncio.ensure_future(lane.recover(named, Options()))
+        await asyncio.sleep(0.1)
+        return await asyncio.gather(recovery, lane.run([request()], [], Options()))
+
+    recovered, (found,) = asyncio.run(both())
+    assert recovered.receipt["request_id"] == found.receipt["request_id"] == named
+    assert fake.submits == len(fake.ledger) == 1
