@@ -8,7 +8,7 @@
     COMPLETED   Follower.keep   GETs only
 
 (a) SUBMITTING is on disk before the first byte, request_id before anything else happens: `_submit`.
-(b) A submit whose outcome is unknown is never sent again: UNKNOWN leads to ACCEPTED only.
+(b) A submit whose outcome is unknown is never sent again: UNKNOWN leads to ACCEPTED, or to what `recover` made of it.
 (c) The same inputs find the same row, whatever happened to the process: `Journal.claim`.
 (d) One row has one driver, here (`_driven`) and across processes (`Journal.take`); all others wait for it.
 (e) Jobs of a batch know nothing of each other: `batch`.

@@ -4,8 +4,9 @@ One row is one attempt: at most one submit that the server can have accepted. St
 
     PLANNED     nothing sent                     -> SUBMITTING, or the row is discarded
     SUBMITTING  on disk before the first byte    -> ACCEPTED, UNKNOWN, REJECTED, PLANNED (proof it never left)
-    UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history); or, where its
-                sender was only slow, what the late answer says
+    UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history), or the state of
+                the row that `adopt` made of the same job; where its sender was only slow, what the
+                late answer says
     ACCEPTED    request_id on disk               -> COMPLETED, KEPT, FAILED, EXPIRED
     COMPLETED   the picture's address known      -> KEPT, FAILED, EXPIRED
     KEPT        the bytes are in the vault       final, unless the vault loses them (-> ACCEPTED)
