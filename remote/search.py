@@ -18,6 +18,7 @@ PAGES = 10
 DAY_S = 86400.0
 EARLY_S = 120.0
 LAST_EARLY_S = DAY_S  # the clock may have been set right since the submit
+LATEST = 253_402_300_799.0  # the end of the year 9999
 MOST_DAYS = 30  # between the dates of a question; the account answers up to 31
 
 
@@ -91,4 +92,5 @@ class Search:
 
 
 def _day(moment: float) -> str:
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%d")
+    """The date in UTC, of the nearest moment that has one on every system."""
+    return datetime.fromtimestamp(min(max(moment, 0.0), LATEST), timezone.utc).strftime("%Y-%m-%d")

@@ -6,6 +6,7 @@ import pytest
 from lanes import FastClock, a_lane, request, run, small_fake
 
 from fake_segmind import Behaviour, Fault
+from klein9b.remote.client import Client
 from klein9b.remote.errors import OutcomeUnknown
 from klein9b.remote.lane import Options, list_jobs
 
@@ -54,10 +55,18 @@ def test_a_clock_set_right_after_the_submit_hides_nothing(fake, lane, clock, ahe
     assert fake.submits == 1
 
 
+@pytest.mark.parametrize("skew_s", [-1e11, 1e12], ids=["before 1970", "after 9999"])
+def test_a_server_whose_time_is_no_date_is_asked_all_the_same(fake, lane, monkeypatch, skew_s):
+    async def history(self, first, last, page=1):
+        return (), skew_s
+
+    monkeypatch.setattr(Client, "history", history)
+    with pytest.raises(OutcomeUnknown):
+        run(lane, request())
+
+
 def test_a_server_whose_time_jumps_is_asked_twice_and_no_more(fake, lane, monkeypatch):
     """One look is at most two searches, however the dates of the answers disagree."""
-    from klein9b.remote.client import Client
-
     asked = []
 
     async def history(self, first, last, page=1):
