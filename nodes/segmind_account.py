@@ -10,9 +10,18 @@ import folder_paths
 from comfy.model_management import InterruptProcessingException
 from comfy.model_management import processing_interrupted as interrupted
 
-from ..remote.keys import Hosts, Key, RedactingFilter, load_key
+from ..remote.errors import SegmindError
+from ..remote.keys import Hosts, Key, RedactingFilter, load_key, refuse_secrets
 
-__all__ = ["Account", "InterruptProcessingException", "interrupted", "journal_folder", "log", "open_account"]
+__all__ = [
+    "Account",
+    "InterruptProcessingException",
+    "interrupted",
+    "journal_folder",
+    "log",
+    "open_account",
+    "secret_in",
+]
 
 log = logging.getLogger(__name__)
 log.addFilter(RedactingFilter())
@@ -40,3 +49,12 @@ def open_account() -> Account:
     """
     folder = journal_folder()
     return Account(folder, load_key(folder), Hosts.from_environment())
+
+
+def secret_in(**texts: str | None) -> str:
+    """Why these inputs must not be saved; empty when they may."""
+    try:
+        refuse_secrets({name: text for name, text in texts.items() if isinstance(text, str)})
+    except SegmindError as error:
+        return str(error)
+    return ""

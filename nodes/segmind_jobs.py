@@ -17,7 +17,7 @@ from ..remote.keys import refuse_secrets
 from ..remote.protocol import REQUEST_ID
 from ..remote.schema import Row
 from .node_text import show_text
-from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account
+from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account, secret_in
 from .segmind_picture import as_batch
 from .segmind_progress import finished
 
@@ -59,6 +59,11 @@ class SegmindJobs(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, request_id: str | None = None) -> bool | str:
+        """Refuses a key before the prompt is queued, as SegmindRemote does: it has the shape of a request_id."""
+        return secret_in(request_id=request_id) or True
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> str:

@@ -15,7 +15,7 @@ from ..remote.errors import Interrupted, SegmindError
 from ..remote.keys import refuse_secrets
 from ..remote.request import ASPECT_RATIOS, IMAGE_FORMATS, MAX_SEED, SAMPLERS, KleinRequest
 from .node_text import show_text
-from .segmind_account import Account, InterruptProcessingException, interrupted, log, open_account
+from .segmind_account import Account, InterruptProcessingException, interrupted, log, open_account, secret_in
 from .segmind_picture import as_batch, frames_in_order
 from .segmind_progress import Waiting, finished
 
@@ -71,7 +71,7 @@ class SegmindRemote(io.ComfyNode):
 
         The host hands over `images` wherever the schema has it.
         """
-        return _secret_in(prompt=prompt, negative_prompt=negative_prompt, image_urls=image_urls) or True
+        return secret_in(prompt=prompt, negative_prompt=negative_prompt, image_urls=image_urls) or True
 
     @classmethod
     def fingerprint_inputs(cls, reuse: str | None = None, on_item_error: str | None = None, **_: Any) -> str:
@@ -166,15 +166,6 @@ class SegmindRemote(io.ComfyNode):
         image, mask = as_batch(pictures)
         text = json.dumps(receipts if len(requests) > 1 else receipts[0], indent=2)
         return io.NodeOutput(image, mask, text, requests[0].seed)
-
-
-def _secret_in(**texts: str | None) -> str:
-    """Why these inputs must not be saved; empty when they may."""
-    try:
-        refuse_secrets({name: text for name, text in texts.items() if isinstance(text, str)})
-    except SegmindError as error:
-        return str(error)
-    return ""
 
 
 def _what_to_make() -> list[io.Input]:

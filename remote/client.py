@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 import httpx
 
@@ -42,6 +43,8 @@ PICTURE_BYTES = 64 << 20
 DOWNLOAD_HOSTS = ("segmind-resources.s3.amazonaws.com",)
 DOWNLOAD_DOMAIN = ".segmind.com"
 PAID = "The job is paid and its picture stays at Segmind for seven days."
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,11 @@ class Client:
     async def status(self, request_id: str) -> Status | Retry | Rejection:
         url = self.hosts.api + protocol.status_path(request_id)
         reply = await self._get(url, limit=STATUS_BYTES)
-        return reply if isinstance(reply, Retry) else protocol.read_status(reply)
+        return self._about(request_id, reply, protocol.read_status)
 
     async def result(self, request_id: str) -> Result | Status | Retry | Rejection:
         reply = await self._get(self.hosts.api + protocol.result_path(request_id))
-        return reply if isinstance(reply, Retry) else protocol.read_result(reply)
+        return self._about(request_id, reply, protocol.read_result)
 
     async def credits(self) -> Credits | Retry | Rejection:
         reply = await self._get(self.hosts.api + protocol.CREDITS_PATH)
@@ -120,7 +123,7 @@ class Client:
 
     async def record(self, request_id: str) -> Record | Retry | Rejection:
         reply = await self._get(self.hosts.account + protocol.record_path(request_id))
-        return reply if isinstance(reply, Retry) else protocol.read_record(reply)
+        return self._about(request_id, reply, protocol.read_record)
 
     async def history(
         self, from_date: str, to_date: str, page: int = 1
@@ -170,6 +173,16 @@ class Client:
             raise DownloadRefused(reply.why, PAID, "Ask for a smaller or more compressed picture")
         return reply if isinstance(reply, Retry) else protocol.read_download(reply)
 
+    def _about(
+        self, request_id: str, reply: Reply | Retry, read: Callable[[Reply], T | Retry | Rejection]
+    ) -> T | Retry | Rejection:
+        """What the reply says, unless it names another request: a cache on the way may mix them up."""
+        answer = reply if isinstance(reply, Retry) else read(reply)
+        if isinstance(reply, Retry) or isinstance(answer, (Retry, Rejection)):
+            return answer
+        mixed_up = protocol.request_named(reply) not in (None, request_id)
+        return Retry("the answer is about another request") if mixed_up else answer
+
     async def _get(self, url: str, limit: int = JSON_BYTES) -> Reply | Retry:
         return await self._try(self._gets, self._keyed(self._gets, "GET", url), self._timeouts.get_s, limit)
 
@@ -218,7 +231,8 @@ class Client:
     def _check_download(self, url: str) -> httpx.URL:
         try:
             target = httpx.URL(url)
-        except httpx.InvalidURL:
+            target.host.encode("idna")  # as the resolver does, which raises for empty and overlong labels
+        except (httpx.InvalidURL, UnicodeError):
             target = httpx.URL()
         ours = self._loopback and is_loopback(target.host) and target.scheme in ("http", "https")
         known = target.host in DOWNLOAD_HOSTS or target.host.endswith(DOWNLOAD_DOMAIN)

@@ -117,11 +117,21 @@ def over_cap(error: OverspendError) -> SpendCapReached:
     )
 
 
-def disk_failed(error: Exception) -> SegmindError:
+def disk_failed(error: Exception, request_id: str | None = None) -> SegmindError:
     return SegmindError(
         f"The job journal or the store of pictures could not be read or written ({error})",
         "What was sent before is not sent again, and nothing more was sent",
         "Make room on the disk or correct the folder's permissions. " + RUN_AGAIN,
+        request_id=request_id,
+    )
+
+
+def not_understood(error: Exception) -> SegmindError:
+    """An answer, or this pack, did what nobody thought of."""
+    return SegmindError(
+        f"The job met something this pack does not know ({type(error).__name__}: {error})",
+        "What was sent before is not sent again, and is charged if it completes",
+        f"{RUN_AGAIN}; if it happens again, report it to the makers of this pack",
     )
 
 

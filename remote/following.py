@@ -24,6 +24,7 @@ RESULT_RETRY_S = 30.0
 RESULT_PAUSE_S = 1.0
 FILE_S = 7 * 86400.0
 DAMAGED_TRIES = 5
+FINAL = ("COMPLETED", "FAILED")
 
 T = TypeVar("T")
 
@@ -87,17 +88,19 @@ class Follower:
     async def keep(self, row: Row, until: float) -> None:
         """COMPLETED to KEPT: downloads the picture, again where it came damaged."""
         refused: DownloadRefused | None = None
+        found: bytes | Retry | Rejection | None = None
         try:
-            data = await self._intact(row, until)
+            found = await self._intact(row, until)
         except DownloadRefused as error:
-            data, refused = None, error
-        data = data or await self._elsewhere(row, until)
-        if data:
-            return await self._store_bytes(row, data)
+            refused = error
+        if not isinstance(found, bytes):
+            found = await self._elsewhere(row, until) or found
+        if isinstance(found, bytes):
+            return await self._store_bytes(row, found)
         if refused:
             refused.request_id = row.request_id
             raise refused
-        if self.age(row) > FILE_S:
+        if isinstance(found, Rejection) and self.age(row) > FILE_S:
             return self._journal.expired(row.id, "the file is gone")
         raise explain.out_of_reach(row, "its picture could not be fetched")
 
@@ -133,23 +136,24 @@ class Follower:
         soon = min(until, self._clock.monotonic() + RESULT_RETRY_S)
         record = await self._record(row, soon)
         if isinstance(record, Record):
-            self._settle(row, Metrics(cost_usd=record.cost_usd))
+            if record.url or record.state in FINAL:  # before that a cost of 0 means not charged yet
+                self._settle(row, Metrics(cost_usd=record.cost_usd))
             if record.state == "FAILED":
                 return self._journal.failed(row.id, record.error or "no explanation")
             if record.url:
                 return self._journal.completed(row.id, record.url)
             if self.age(row) <= RECORD_S:
                 return None  # the account knows it as unfinished: look again
-        if self.age(row) > FILE_S:
+        if isinstance(record, Rejection) and record.status == 404 and self.age(row) > FILE_S:
             return self._journal.expired(row.id, "the record is gone")
         raise explain.out_of_reach(row, _unread(record))
 
-    async def _intact(self, row: Row, until: float) -> bytes | None:
-        """The picture, checked; None when there is nothing at its address."""
+    async def _intact(self, row: Row, until: float) -> bytes | Retry | Rejection:
+        """The picture, checked, or what its address answers instead."""
         for last in [False] * (DAMAGED_TRIES - 1) + [True]:
             data = await self._fetch(row.url, until)
-            if data is None:
-                return None
+            if not isinstance(data, bytes):
+                return data
             try:
                 await asyncio.to_thread(self._check, data)
                 return data
@@ -157,9 +161,9 @@ class Follower:
                 if last or not refused.retryable:
                     raise
             await self._clock.sleep(RESULT_PAUSE_S)
-        return None
+        raise AssertionError("the last try returns or raises")
 
-    async def _elsewhere(self, row: Row, until: float) -> bytes | None:
+    async def _elsewhere(self, row: Row, until: float) -> bytes | Retry | Rejection | None:
         """The picture at the address that the account's record has, where that is another one."""
         record = await self._record(row, min(until, self._clock.monotonic() + RESULT_RETRY_S))
         if not isinstance(record, Record) or record.url in ("", row.url):
@@ -168,10 +172,9 @@ class Follower:
         moved = self._journal.row(row.id)
         return await self._intact(moved, until) if moved else None
 
-    async def _fetch(self, url: str, until: float) -> bytes | None:
+    async def _fetch(self, url: str, until: float) -> bytes | Retry | Rejection:
         """The bytes at an address; it is on another host, which Segmind's rate limit does not cover."""
-        data = await self._asker.persist(lambda: self._client.download(url), until)
-        return data if isinstance(data, bytes) else None
+        return await self._asker.persist(lambda: self._client.download(url), until)
 
     async def _store_bytes(self, row: Row, data: bytes) -> None:
         kept = await asyncio.to_thread(self._store.put, data, media_type(data))

@@ -3,12 +3,12 @@
 `_drive` reads the row and does the one step its state allows, until the row is final:
 
     PLANNED     _submit         the only place that sends a paid request, once per SUBMITTING row
-    UNKNOWN     _reconcile      looks for the job in the account's history; never sends
+    UNKNOWN     Search.find     looks for the job in the account's history; never sends
     ACCEPTED    Follower.poll   GETs only
     COMPLETED   Follower.keep   GETs only
 
 (a) SUBMITTING is on disk before the first byte, request_id before anything else happens: `_submit`.
-(b) A submit whose outcome is unknown is never sent again: UNKNOWN leads to ACCEPTED only.
+(b) A submit whose outcome is unknown is never sent again: UNKNOWN leads to ACCEPTED, or to what `recover` made of it.
 (c) The same inputs find the same row, whatever happened to the process: `Journal.claim`.
 (d) One row has one driver, here (`_driven`) and across processes (`Journal.take`); all others wait for it.
 (e) Jobs of a batch know nothing of each other: `batch`.
@@ -19,12 +19,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from random import Random
 
 from . import explain
@@ -37,13 +37,12 @@ from .images import Encoded, data_url
 from .journal import Journal, OverspendError, Row
 from .orders import Order, Progress, Terms
 from .pacing import backoff
-from .protocol import Accepted, Credits, Metrics, NotSent, Record, Rejection, Retry, Unknown
+from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unknown
 from .request import body_digest, encode_body
+from .search import Search
 
-RECONCILE_AT_S = (3.0, 8.0, 20.0, 45.0)
-RECONCILE_EARLY_S = 120.0
-HISTORY_PAGES = 10
 NOT_SENT_TRIES = 6
+WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)
 FOLLOW_S = 3300.0
 UPLOAD_REUSE_S = 6 * 86400.0
 JOIN_S = 0.25
@@ -89,6 +88,7 @@ class Jobs:
         self._governor, self._rng = governor or Governor(), rng or Random()
         self._clock, self._asker = self._governor.clock, Asker(self._governor, self._rng)
         self._follower = Follower(client, journal, store, check, self._asker, self._rng)
+        self._search = Search(client, journal, self._asker, self._follower.age)
         self._driven: dict[int, _Drive] = {}
         self._closing = False
         self._uploading = asyncio.Lock()
@@ -117,6 +117,8 @@ class Jobs:
                 return error
             except (sqlite3.Error, OSError) as error:
                 return explain.disk_failed(error)
+            except Exception as error:
+                return explain.not_understood(error)
 
         return list(await asyncio.gather(*(one(i, order) for i, order in enumerate(orders))))
 
@@ -140,11 +142,14 @@ class Jobs:
 
     async def recover(self, request_id: str, terms: Terms, tell: Callable[[Progress], None]) -> Row:
         """The KEPT row of a job that is known by its request_id, from this machine or another."""
-        row = self._journal.adopt(request_id)
-        try:
-            return await self._await(row, None, terms, self._clock.monotonic() + terms.timeout_s, tell)
-        except _GoneError:
-            raise explain.interrupted([], 0) from None
+        deadline = self._clock.monotonic() + terms.timeout_s
+        while not self._closing:
+            row = self._journal.adopt(request_id)
+            try:
+                return await self._await(row, None, terms, deadline, tell)
+            except _GoneError:
+                continue  # it has become one with the row of its inputs
+        raise explain.interrupted([], 0)
 
     async def credits(self, timeout_s: float) -> Credits | Retry | Rejection:
         """The account's balance."""
@@ -175,7 +180,7 @@ class Jobs:
                     raise self._too_late(now, terms)
                 await self._first_of(drive.task, min(left, TELL_S))
         finally:
-            self._leave(drive)
+            self._leave(drive, terms)
         return self._outcome(drive, terms)
 
     async def _first_of(self, task: asyncio.Task[Row], seconds: float) -> None:
@@ -186,10 +191,11 @@ class Jobs:
         finally:
             pause.cancel()
 
-    def _leave(self, drive: _Drive) -> None:
-        """With nobody waiting, an unsent job is not sent; one that was sent is followed to its end."""
+    def _leave(self, drive: _Drive, terms: Terms) -> None:
+        """An unsent job goes with its last waiter, and with the run whose cap it has; a sent one is followed."""
         drive.waiters -= 1
-        if not drive.waiters and not drive.sent:
+        unwanted = not drive.waiters or drive.terms.budget == terms.budget
+        if unwanted and not drive.sent:  # whoever waits on claims again, under their own cap
             drive.task.cancel()
 
     def _outcome(self, drive: _Drive, terms: Terms) -> Row:
@@ -221,19 +227,19 @@ class Jobs:
 
     def _start(self, row: Row, order: Order | None, terms: Terms) -> _Drive:
         drive = _Drive(terms, task=None)  # type: ignore[arg-type]
-        drive.task = asyncio.ensure_future(self._drive(row.id, order, drive))
+        drive.task = asyncio.ensure_future(self._drive(row, order, drive))
         drive.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._driven[row.id] = drive
         return drive
 
-    async def _drive(self, id: int, order: Order | None, drive: _Drive) -> Row:
+    async def _drive(self, claimed: Row, order: Order | None, drive: _Drive) -> Row:
         """One step after another until the row is final. Cancelled before anything was sent, or at exit."""
-        horizon, row = self._clock.monotonic() + FOLLOW_S, None
+        id, horizon, row = claimed.id, self._clock.monotonic() + FOLLOW_S, None
         try:
             async with self._governor.job():
                 while self._clock.monotonic() < horizon:
                     row = self._journal.take(id)
-                    if row is None:
+                    if row is None or row.fingerprint != claimed.fingerprint:
                         raise _GoneError
                     ending = explain.past(row)
                     if ending:
@@ -249,8 +255,9 @@ class Jobs:
             raise
         finally:
             del self._driven[id]
-            self._journal.discard(id)
-            self._journal.release(id)
+            with contextlib.suppress(sqlite3.Error):  # the disk's trouble must not hide what the job came to
+                self._journal.discard(id)
+                self._journal.release(id)
 
     async def _step(self, row: Row, order: Order | None, drive: _Drive, horizon: float) -> None:
         if row.owner != self._journal.owner:
@@ -258,7 +265,7 @@ class Jobs:
         elif row.state == "PLANNED" and order:
             await self._submit(row, order, drive)
         elif row.state == "UNKNOWN":
-            await self._reconcile(row)
+            await self._search.find(row)
         elif row.state == "ACCEPTED":
             await self._follower.poll(row, drive.saw, horizon)
         elif row.state == "COMPLETED":
@@ -295,7 +302,7 @@ class Jobs:
                 return None
             answer = await self._client.submit(wire)
             if isinstance(answer, Accepted):
-                self._journal.accepted(row.id, answer.request_id)
+                await self._accepted(row, answer.request_id)
             elif isinstance(answer, Unknown):
                 self._journal.unknown(row.id, answer.why)
             elif isinstance(answer, Rejection) and not answer.throttled:
@@ -308,6 +315,16 @@ class Jobs:
                 turn.unreachable() if isinstance(answer, NotSent) else turn.limited(answer.hint_s)
                 return answer
             return None
+
+    async def _accepted(self, row: Row, request_id: str) -> None:
+        """The one write that must not be lost: tried again, and if all fail the error names the job."""
+        for pause in (*WRITE_AGAIN_S, None):
+            try:
+                return self._journal.accepted(row.id, request_id)
+            except sqlite3.Error as error:
+                if pause is None:
+                    raise explain.disk_failed(error, request_id) from None
+                await self._clock.sleep(pause)
 
     def _reserve(self, row: Row, digest: str, drive: _Drive) -> bool:
         """Puts SUBMITTING and the reservation on disk; False when the row is no longer ours to send."""
@@ -338,39 +355,3 @@ class Jobs:
                 raise explain.unreachable(urls.why)
             self._journal.uploaded(reference.sha256, host, urls[0])
             return urls[0]
-
-    async def _reconcile(self, row: Row) -> None:
-        """Finds out whether an unanswered submit was accepted. Never sends it again."""
-        age = self._follower.age(row)
-        moments = [at for at in RECONCILE_AT_S if at > age]
-        for at in [age, *moments] if age > RECONCILE_AT_S[0] else moments:
-            await self._clock.sleep(max(0.0, at - self._follower.age(row)))
-            now = self._journal.row(row.id)
-            if now is None or now.state != "UNKNOWN" or await self._find(row):
-                return
-        raise explain.outcome_unknown(self._journal.row(row.id) or row)
-
-    async def _find(self, row: Row) -> bool:
-        """Looks for the row's exact body in the account's history; of several, the oldest that nobody has."""
-        sent_at = row.submitted_at or row.created_at
-        first, last = _day(sent_at - 86400), _day(sent_at + 86400)
-        matches: list[Record] = []
-        for page in range(1, HISTORY_PAGES + 1):
-            until = self._clock.monotonic() + RECONCILE_AT_S[0]
-            host = self._client.hosts.account
-            look = functools.partial(self._client.history, first, last, page)
-            answer = await self._asker.ask(look, Priority.RESULT, host, until)
-            if not isinstance(answer, tuple):
-                break
-            records, skew = answer
-            since = sent_at + skew - RECONCILE_EARLY_S
-            recent = [record for record in records if (record.created_at or since) >= since]
-            matches += [record for record in recent if record.body_digest == row.body_digest]
-            if not records or (records[-1].created_at or since) < since:
-                break
-        matches.sort(key=lambda record: record.created_at or 0.0)
-        return any(self._journal.found(row.id, record.request_id) for record in matches)
-
-
-def _day(moment: float) -> str:
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%d")

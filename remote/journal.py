@@ -4,8 +4,9 @@ One row is one attempt: at most one submit that the server can have accepted. St
 
     PLANNED     nothing sent                     -> SUBMITTING, or the row is discarded
     SUBMITTING  on disk before the first byte    -> ACCEPTED, UNKNOWN, REJECTED, PLANNED (proof it never left)
-    UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history); or, where its
-                sender was only slow, what the late answer says
+    UNKNOWN     maybe accepted, never sent again -> ACCEPTED (found in the account's history), or the state of
+                the row that `adopt` made of the same job; where its sender was only slow, what the
+                late answer says
     ACCEPTED    request_id on disk               -> COMPLETED, KEPT, FAILED, EXPIRED
     COMPLETED   the picture's address known      -> KEPT, FAILED, EXPIRED
     KEPT        the bytes are in the vault       final, unless the vault loses them (-> ACCEPTED)
@@ -25,9 +26,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+from .redaction import redact
 from .schema import SCHEMA, SCHEMA_VERSION, Row
 
 PROMPT_START = 60
@@ -110,7 +112,7 @@ class Journal:
             db.execute(
                 "INSERT INTO jobs (fingerprint, attempt, state, prompt_start, request_id, created_at,"
                 " submitted_at) VALUES (?, 1, 'ACCEPTED', '', ?, ?, ?)",
-                (f"request {request_id}", request_id, self._now(), self._now()),
+                (_adopted(request_id), request_id, self._now(), self._now()),
             )
             return self._last_inserted()
 
@@ -172,12 +174,7 @@ class Journal:
     def accepted(self, id: int, request_id: str) -> None:
         """The server's own answer to our submit; UNKNOWN should another row have that request_id."""
         with self._write() as db:
-            done = db.execute(
-                "UPDATE OR IGNORE jobs SET state = 'ACCEPTED', request_id = ?, note = '', changed_at = ?"
-                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN')",
-                (request_id, self._now(), id),
-            )
-            if done.rowcount == 0:
+            if not self._name(id, request_id, "SUBMITTING", "UNKNOWN"):
                 db.execute("UPDATE jobs SET state = 'UNKNOWN' WHERE id = ? AND state = 'SUBMITTING'", (id,))
 
     def found(self, id: int, request_id: str) -> bool:
@@ -185,14 +182,10 @@ class Journal:
 
         False when another attempt holds it, or is just being sent with the same body and may prove to.
         """
-        with self._write() as db:
-            done = db.execute(
-                "UPDATE OR IGNORE jobs SET state = 'ACCEPTED', request_id = ?, note = '' WHERE id = ?"
-                " AND state = 'UNKNOWN' AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.id <> jobs.id"
-                " AND other.state = 'SUBMITTING' AND other.body_digest = jobs.body_digest)",
-                (request_id, id),
-            )
-            return done.rowcount == 1
+        same_body = "body_digest = (SELECT body_digest FROM jobs WHERE id = ?)"
+        with self._write():
+            twin = self._one(f"id <> ? AND state = 'SUBMITTING' AND {same_body}", id, id)
+            return twin is None and self._name(id, request_id, "UNKNOWN")
 
     def completed(self, id: int, url: str) -> None:
         self._move(id, ("ACCEPTED", "COMPLETED"), "COMPLETED", url=url)
@@ -304,6 +297,8 @@ class Journal:
 
     def _move(self, id: int, before: tuple[str, ...], after: str, **values: str) -> None:
         """`before` to `after`; a row that another process has moved on already stays as it is."""
+        if "note" in values:
+            values["note"] = redact(values["note"])
         changes = "".join(f", {name} = ?" for name in values)
         marks = ", ".join("?" * len(before))
         with self._write() as db:
@@ -311,6 +306,21 @@ class Journal:
                 f"UPDATE jobs SET state = ?, changed_at = ?{changes} WHERE id = ? AND state IN ({marks})",
                 (after, self._now(), *values.values(), id, *before),
             )
+
+    def _name(self, id: int, request_id: str, *before: str) -> bool:
+        """Gives a row its request_id; what `adopt` knows under that name becomes this row's, which has the inputs."""
+        row, holder = self._one("id = ?", id), self._one("request_id = ?", request_id)
+        if row is None or row.state not in before or (holder and holder.fingerprint != _adopted(request_id)):
+            return False
+        known = holder or replace(row, state="ACCEPTED", note="")
+        learnt = (known.state, known.note, known.url, known.sha256, known.cost_usd, known.remaining_usd)
+        self._db.execute("DELETE FROM jobs WHERE request_id = ?", (request_id,))
+        self._db.execute(
+            "UPDATE jobs SET request_id = ?, state = ?, note = ?, url = ?, sha256 = ?, cost_usd = ?,"
+            " remaining_usd = ?, changed_at = ? WHERE id = ?",
+            (request_id, *learnt, self._now(), id),
+        )
+        return True
 
     def _is_over(self, row: Row) -> bool:
         searched = row.owner is None and self._now() - (row.submitted_at or 0.0) > UNKNOWN_SETTLED_S
@@ -333,6 +343,11 @@ class Journal:
     def _select(self, where: str, *values: object) -> Iterator[Row]:
         for found in self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values):
             yield Row(*found)
+
+
+def _adopted(request_id: str) -> str:
+    """The fingerprint of a row whose inputs are not known here."""
+    return f"request {request_id}"
 
 
 def _set_wal(db: sqlite3.Connection) -> None:

@@ -160,6 +160,13 @@ def record_path(request_id: str) -> str:
     return f"{HISTORY_PATH}/{quote(_checked(request_id), safe='')}"
 
 
+def request_named(reply: Reply) -> str | None:
+    """The request that a reply says it is about; None where it does not say."""
+    body = mapping(_json(reply))
+    named = body.get("request_id") or mapping(body.get("data")).get("request_id")
+    return named if isinstance(named, str) else None
+
+
 def read_submit(reply: Reply) -> Accepted | Rejection | Unknown:
     if 400 <= reply.status < 500 and reply.status not in (408, 425):
         return Rejection(reply.status, words_of(reply), reply.hint_s)
@@ -358,20 +365,22 @@ def _source_of(text: str, depth: int) -> Iterator[Source]:
             yield Source(data=data)
 
 
-def _said(body: object) -> Iterator[str]:
+def _said(body: object, depth: int = 0) -> Iterator[str]:
     """Error texts in a JSON body, FastAPI's list of {loc, msg} included."""
+    if depth > MAX_DEPTH:
+        return
     if isinstance(body, str):
         yield body
     elif isinstance(body, list):
         for item in body[:8]:
-            yield from _said(item)
+            yield from _said(item, depth + 1)
     elif isinstance(body, dict) and isinstance(body.get("msg"), str):
         where = body.get("loc")
         yield ".".join(map(str, where)) + ": " + body["msg"] if isinstance(where, list) else body["msg"]
     elif isinstance(body, dict):
         for name in ("error", "detail", "message", "error_description"):
             if isinstance(body.get(name), (str, list, dict)):
-                yield from _said(body[name])
+                yield from _said(body[name], depth + 1)
 
 
 def _json(reply: Reply) -> object:

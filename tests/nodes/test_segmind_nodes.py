@@ -358,6 +358,14 @@ class TestJobsNode:
         row = Row(**names | {"state": "FAILED", "created_at": 1000.0, "prompt_start": "a\nfox", "note": "no memory"})
         assert _line(row, 1090.0) == "FAILED | 2 min ago | cost unknown | no request_id | a fox (no memory)"
 
+    def test_a_key_is_refused_before_it_is_queued(self, comfy_host):
+        from klein9b.nodes.segmind_jobs import SegmindJobs
+
+        refused = SegmindJobs.validate_inputs(request_id="SG_0123456789abcdef")
+        assert isinstance(refused, str) and "0123456789abcdef" not in refused
+        assert SegmindJobs.validate_inputs(request_id="request-1") is True
+        assert SegmindJobs.validate_inputs() is True, "it is linked"
+
     def test_cancel_is_heard_while_segmind_does_not_answer(self, comfy_host, account):
         import time
 

@@ -2,16 +2,23 @@
 
 import asyncio
 import logging
+import sqlite3
 import time
 
 import numpy as np
 import pytest
-from lanes import FastClock, a_lane, make_lane, request, run, small_fake
+from lanes import FastClock, a_lane, hosts_of, make_lane, request, run, small_fake
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
+from klein9b.remote import journal as journal_module
+from klein9b.remote.client import Client
 from klein9b.remote.errors import NOTHING_SENT
+from klein9b.remote.jobs import WRITE_AGAIN_S
+from klein9b.remote.journal import Journal
 from klein9b.remote.lane import Options, list_jobs
+from klein9b.remote.orders import Order
+from klein9b.remote.schema import SCHEMA
 from klein9b.remote.worker import Worker
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
@@ -402,3 +409,125 @@ def test_the_key_is_nowhere(fake, lane, tmp_path, caplog):
         assert fake.key not in text
     cause = said.value.__cause__ or said.value.__context__
     assert cause is None or fake.key not in repr(cause)
+
+
+def plan_elsewhere(fake, directory, prompt):
+    """Another process's journal, with a row that it has planned and not sent."""
+    journal = Journal(directory / "jobs.sqlite")
+    order = Order(request(prompt))
+    return journal, journal.claim(order.fingerprint(hosts_of(fake).api), prompt=prompt, seed=7)
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, SCHEMA.replace(" AUTOINCREMENT", "")], ids=["ids are new", "ids come back"])
+def test_who_waits_for_a_row_that_is_discarded_gets_no_other_picture(fake, tmp_path, monkeypatch, schema):
+    """The other process forgets the cat it planned and sends a dog, while we hold the cat's row by its id."""
+    monkeypatch.setattr(journal_module, "SCHEMA", schema)
+    fake.behave(Behaviour(run_seconds=0.6))
+
+    async def both(ours, theirs):
+        busy = asyncio.ensure_future(ours.run([request("busy")], [], Options()))
+        while not fake.jobs:
+            await asyncio.sleep(0.01)
+        journal, row = plan_elsewhere(fake, tmp_path, "a cat")
+        cat = asyncio.ensure_future(ours.run([request("a cat")], [], Options()))
+        await asyncio.sleep(0.1)
+        assert journal.discard(row.id)
+        journal.close()
+        await theirs.run([request("a dog")], [], Options())
+        await busy
+        return (await cat)[0].receipt["request_id"]
+
+    with a_lane(fake, tmp_path, in_flight=1) as ours, a_lane(fake, tmp_path) as theirs:
+        got = asyncio.run(both(ours, theirs))
+    assert [job.body["prompt"] for job in fake.jobs if job.request_id == got] == ["a cat"]
+
+
+def test_a_new_request_does_not_join_the_drive_of_a_discarded_row(fake, tmp_path):
+    fake.behave(Behaviour(run_seconds=0.6))
+
+    async def both(lane):
+        busy = asyncio.ensure_future(lane.run([request("busy")], [], Options()))
+        while not fake.jobs:
+            await asyncio.sleep(0.01)
+        journal, row = plan_elsewhere(fake, tmp_path, "a cat")
+        cat = asyncio.ensure_future(lane.run([request("a cat")], [], Options()))
+        await asyncio.sleep(0.1)
+        assert journal.discard(row.id)
+        journal.close()
+        dog = await lane.run([request("a dog")], [], Options())
+        await asyncio.gather(busy, cat)
+        return dog[0].receipt["request_id"]
+
+    with a_lane(fake, tmp_path, in_flight=1) as lane:
+        got = asyncio.run(both(lane))
+    assert [job.body["prompt"] for job in fake.jobs if job.request_id == got] == ["a dog"]
+    assert max(fake.charges_by_body.values()) == 1
+
+
+def test_a_cap_binds_whoever_waits_on_when_the_run_without_one_left(fake, tmp_path):
+    fake.behave(Behaviour(run_seconds=1.0))
+
+    async def both(lane):
+        busy = asyncio.ensure_future(lane.run([request(seed=1)], [], Options()))
+        while not fake.jobs:
+            await asyncio.sleep(0.01)
+        rich = asyncio.ensure_future(lane.run([request(seed=2)], [], Options(timeout_s=20)))
+        await asyncio.sleep(0.05)
+        poor = asyncio.ensure_future(lane.run([request(seed=2)], [], Options(max_cost_usd=0.01)))
+        return await asyncio.gather(busy, rich, poor, return_exceptions=True)
+
+    with a_lane(fake, tmp_path, in_flight=1) as lane:
+        _, rich, poor = asyncio.run(both(lane))
+    assert isinstance(rich, errors.Unreachable) and isinstance(poor, errors.SpendCapReached)
+    assert len(fake.ledger) == 1
+
+
+def failing(times):
+    """`Journal.accepted` on a disk that is full at first."""
+    real, left = Journal.accepted, [sqlite3.OperationalError("database or disk is full")] * times
+
+    def accepted(self, id, request_id):
+        if left:
+            raise left.pop()
+        return real(self, id, request_id)
+
+    return accepted
+
+
+def test_a_request_id_is_written_as_soon_as_the_disk_lets_us(fake, lane, monkeypatch):
+    fake.settings.history_lag_seconds = 7200.0
+    monkeypatch.setattr(Journal, "accepted", failing(len(WRITE_AGAIN_S)))
+    assert run(lane, request())
+    assert fake.submits == 1
+
+
+def test_a_request_id_that_cannot_be_written_is_told(fake, lane, monkeypatch):
+    """Nothing can be written any more, not even that we let go of the row."""
+
+    def full(self, id):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Journal, "accepted", failing(len(WRITE_AGAIN_S) + 1))
+    monkeypatch.setattr(Journal, "discard", full)
+    with pytest.raises(errors.SegmindError, match="disk is full") as said:
+        run(lane, request())
+    assert said.value.request_id == fake.jobs[0].request_id
+    monkeypatch.undo()
+    assert run(lane, request()) and fake.submits == 1
+
+
+def test_what_nobody_thought_of_takes_no_other_picture_down(fake, lane, monkeypatch):
+    real, odd = Client.status, []
+
+    async def status(self, request_id):
+        odd[:] = odd or [request_id]
+        if request_id in odd:
+            raise KeyError("odd")
+        return await real(self, request_id)
+
+    monkeypatch.setattr(Client, "status", status)
+    with pytest.raises(errors.SegmindError, match="does not know .KeyError: 'odd'") as said:
+        run(lane, *batch(3))
+    assert "2 of 3" in said.value.todo and "not sent again" in said.value.money
+    monkeypatch.undo()
+    assert len(run(lane, *batch(3))) == fake.submits == 3

@@ -246,3 +246,45 @@ def test_many_threads_claim_one_row_and_one_sends(tmp_path):
     for thread in threads:
         thread.join()
     assert len(rows) == len(sent) == 1
+
+
+def test_an_id_is_never_given_again(two):
+    one, _ = two
+    first = one.claim("f", prompt="p", seed=1)
+    assert one.discard(first.id)
+    assert one.claim("g", prompt="p", seed=1).id != first.id
+
+
+@pytest.mark.parametrize(
+    ("before", "note"), [("submitting", "unknown"), ("submitting", "rejected"), ("sent", "failed")]
+)
+def test_no_note_holds_a_key(two, before, note):
+    one, _ = two
+    row = accepted(one) if before == "sent" else one.claim("f", prompt="p", seed=1)
+    if before == "submitting":
+        one.submitting(row.id, "digest")
+    getattr(one, note)(row.id, "you sent x-api-key: SG_0123456789abcdef")
+    assert one.row(row.id).note == "you sent x-api-key: [key removed]"
+
+
+@pytest.mark.parametrize("way", ["found", "accepted"])
+def test_a_job_recovered_by_its_name_joins_the_row_of_its_inputs(two, way):
+    one, other = two
+    row = one.claim("f", prompt="p", seed=1)
+    one.submitting(row.id, "digest", budget="run", estimate_usd=0.05)
+    one.unknown(row.id, "no answer")
+    recovered = other.adopt("request-1")
+    other.settle(recovered.id, 0.04, 9.0)
+    other.kept(recovered.id, "sha")
+    getattr(one, way)(row.id, "request-1")
+    joined = one.adopt("request-1")
+    assert (joined.id, joined.state, joined.sha256, joined.cost_usd) == (row.id, "KEPT", "sha", 0.04)
+    assert len(one.rows()) == 1 and one.committed_usd("run") == 0.04
+
+
+def test_a_recovered_job_stays_where_nobody_may_have_its_name(two):
+    one, other = two
+    other.adopt("request-1")
+    row = one.claim("f", prompt="p", seed=1)
+    assert not one.found(row.id, "request-1"), "nothing was sent for it"
+    assert one.by_request_id("request-1").state == "ACCEPTED"

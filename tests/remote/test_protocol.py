@@ -219,3 +219,8 @@ def test_a_cut_result_is_never_an_empty_success(tail, keep):
 
 def test_status_is_a_value():
     assert protocol.read_status(reply({"status": "QUEUED"})) == Status("QUEUED")
+
+
+def test_an_error_nested_without_end_is_no_explanation():
+    deep = b'{"status": "PROCESSING", "error": ' + b"[" * 940 + b'"x"' + b"]" * 940 + b"}"
+    assert protocol.read_status(Reply(200, deep)) == Status("PROCESSING")

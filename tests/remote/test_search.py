@@ -1,0 +1,103 @@
+"""Lost submits are found in the account's history, whatever our clock says."""
+
+import asyncio
+
+import pytest
+from lanes import FastClock, a_lane, request, run, small_fake
+
+from fake_segmind import Behaviour, Fault
+from klein9b.remote.client import Client
+from klein9b.remote.errors import OutcomeUnknown
+from klein9b.remote.lane import Options, list_jobs
+
+DAY_S = 86400.0
+
+
+@pytest.fixture
+def fake():
+    with small_fake() as server:
+        server.script("submit", Fault.reset_after_request())
+        yield server
+
+
+@pytest.fixture
+def clock():
+    return FastClock()
+
+
+@pytest.fixture
+def lane(fake, tmp_path, clock):
+    with a_lane(fake, tmp_path, clock=clock) as made:
+        yield made
+
+
+def lose(fake, lane):
+    """A paid job whose answer was lost and that the history does not show yet."""
+    fake.settings.history_lag_seconds = 7200.0
+    with pytest.raises(OutcomeUnknown):
+        run(lane, request())
+    fake.settings.history_lag_seconds = 0.0
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_the_days_asked_for_are_the_servers(fake, lane, clock, days):
+    clock.slept = days * DAY_S
+    assert run(lane, request())
+    assert fake.submits == 1
+
+
+@pytest.mark.parametrize("ahead_s", [600.0, -3 * DAY_S], ids=["ten minutes fast", "three days slow"])
+def test_a_clock_set_right_after_the_submit_hides_nothing(fake, lane, clock, ahead_s):
+    clock.slept = ahead_s
+    lose(fake, lane)
+    clock.slept = 0.0
+    assert run(lane, request())[0].receipt["reused"]
+    assert fake.submits == 1
+
+
+@pytest.mark.parametrize("skew_s", [-1e11, 1e12], ids=["before 1970", "after 9999"])
+def test_a_server_whose_time_is_no_date_is_asked_all_the_same(fake, lane, monkeypatch, skew_s):
+    async def history(self, first, last, page=1):
+        return (), skew_s
+
+    monkeypatch.setattr(Client, "history", history)
+    with pytest.raises(OutcomeUnknown):
+        run(lane, request())
+
+
+def test_a_server_whose_time_jumps_is_asked_twice_and_no_more(fake, lane, monkeypatch):
+    """One look is at most two searches, however the dates of the answers disagree."""
+    asked = []
+
+    async def history(self, first, last, page=1):
+        asked.append(first)
+        return (), len(asked) * 3 * DAY_S
+
+    monkeypatch.setattr(Client, "history", history)
+    with pytest.raises(OutcomeUnknown):
+        run(lane, request())
+    assert len(asked) == 2 * 4
+
+
+def test_a_job_recovered_by_its_name_is_found_by_its_inputs(fake, lane, tmp_path):
+    lose(fake, lane)
+    named = fake.jobs[0].request_id
+    picture = asyncio.run(lane.recover(named, Options()))
+    (again,) = run(lane, request())
+    assert again.receipt["request_id"] == named and again.receipt["sha256"] == picture.receipt["sha256"]
+    assert fake.submits == len(fake.ledger) == len(list_jobs(tmp_path)) == 1
+
+
+def test_a_recovery_under_way_goes_on_when_its_job_is_found_by_the_inputs(fake, lane):
+    fake.behaviour = Behaviour(run_seconds=2.0)
+    lose(fake, lane)
+    named = fake.jobs[0].request_id
+
+    async def both():
+        recovery = asyncio.ensure_future(lane.recover(named, Options()))
+        await asyncio.sleep(0.1)
+        return await asyncio.gather(recovery, lane.run([request()], [], Options()))
+
+    recovered, (found,) = asyncio.run(both())
+    assert recovered.receipt["request_id"] == found.receipt["request_id"] == named
+    assert fake.submits == len(fake.ledger) == 1
