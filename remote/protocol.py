@@ -284,10 +284,10 @@ def meaning(status: int, words: str) -> tuple[str, str]:
         return f"{said}: a spending limit of the team", "Raise the limit at Segmind, then run again"
     if status == 406 and "credit" not in low and "balance" not in low and words != "no explanation":
         return said, "Change the input that it names, then run again"
-    return said, _TODO.get(status, "Change the input that it names, then run again")
+    return said, _ADVICE.get(status, "Change the input that it names, then run again")
 
 
-_TODO = {
+_ADVICE = {
     401: "Check SEGMIND_API_KEY or the key file, then run again",
     403: "Ask for access to flux-2-klein-9b at Segmind, or use another key",
     404: "Check SEGMIND_BASE_URL, and at Segmind that flux-2-klein-9b is still offered",

@@ -4,13 +4,17 @@ import asyncio
 import contextlib
 import time
 
-from fake_segmind import FakeSegmind, Settings
-from klein9b.remote import lane as lane_module
-from klein9b.remote.client import Timeouts
-from klein9b.remote.governor import Governor
-from klein9b.remote.keys import Hosts, Key
-from klein9b.remote.lane import Lane, Options
-from klein9b.remote.request import KleinRequest
+from pack import importable
+
+importable()
+
+from fake_segmind import FakeSegmind, Settings  # noqa: E402
+from klein9b.remote import lane as lane_module  # noqa: E402
+from klein9b.remote.client import Timeouts  # noqa: E402
+from klein9b.remote.governor import Governor  # noqa: E402
+from klein9b.remote.keys import Hosts, Key  # noqa: E402
+from klein9b.remote.lane import Lane, Options, list_jobs  # noqa: E402
+from klein9b.remote.request import KleinRequest  # noqa: E402
 
 PACE = 100.0
 lane_module.WATCH_S = 0.01
@@ -66,6 +70,21 @@ def request(prompt="a red fox", **changes):
     return KleinRequest(prompt=prompt, **{"seed": 7, **changes})
 
 
+def batch(count):
+    return [request(seed=n) for n in range(count)]
+
+
 def run(lane, *requests, arrays=(), **options):
     """Pictures for the requests, from a loop that ends with them, as the host does it."""
     return asyncio.run(lane.run(list(requests), list(arrays), Options(**options)))
+
+
+def settled(directory, states, within=5.0):
+    """The journal's rows once they are in these states."""
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        rows = list_jobs(directory)
+        if [row.state for row in rows] == states:
+            return rows
+        time.sleep(0.02)
+    raise AssertionError([row.state for row in rows])

@@ -108,29 +108,32 @@ def stock(
     }
 
 
+# What Segmind Remote's widgets hold unless a test says otherwise.
+REMOTE_WIDGETS = {
+    "negative_prompt": "low quality, blurry, less details",
+    "image_urls": "",
+    "seed": 7,
+    "cfg": 5.0,
+    "sampler": "euler",
+    "steps": 20,
+    "aspect_ratio": "1:1",
+    "go_fast": True,
+    "image_format": "png",
+    "quality": 90,
+    "count": 1,
+    "timeout_s": 120,
+    "on_item_error": "raise",
+    "max_cost_usd": 0.0,
+    "reuse": "auto",
+}
+
+
 def remote(images: list[str], *, prompt: str, name: str = "remote", **changes) -> dict:
     """Segmind Remote on photographs, its picture saved and its receipt in the history."""
     sockets = {f"images.image_{i}": [f"photo_{i}", 0] for i in range(1, len(images) + 1)}
-    widgets = {
-        "negative_prompt": "low quality, blurry, less details",
-        "image_urls": "",
-        "seed": 7,
-        "cfg": 5.0,
-        "sampler": "euler",
-        "steps": 20,
-        "aspect_ratio": "1:1",
-        "go_fast": True,
-        "image_format": "png",
-        "quality": 90,
-        "count": 1,
-        "timeout_s": 120,
-        "on_item_error": "raise",
-        "max_cost_usd": 0.0,
-        "reuse": "auto",
-    }
     return {
         **load_images(images),
-        name: node("SegmindRemote", prompt=prompt, **widgets | changes, **sockets),
+        name: node("SegmindRemote", prompt=prompt, **REMOTE_WIDGETS | changes, **sockets),
         f"{name}_save": node("SaveImage", images=[name, 0], filename_prefix=name),
         f"{name}_receipt": node("ProbeText", text=[name, 2]),
     }

@@ -12,26 +12,10 @@ import pytest
 import torch
 
 from fake_segmind import FakeSegmind, Settings
+from host.graphs import REMOTE_WIDGETS
 from segmind_host import environment, remember_jobs, write_key
 
-WIDGETS = {
-    "prompt": "a red fox",
-    "negative_prompt": "blurry",
-    "image_urls": "",
-    "seed": 7,
-    "cfg": 5.0,
-    "sampler": "euler",
-    "steps": 20,
-    "aspect_ratio": "1:1",
-    "go_fast": True,
-    "image_format": "png",
-    "quality": 90,
-    "count": 1,
-    "timeout_s": 60,
-    "on_item_error": "raise",
-    "max_cost_usd": 0.0,
-    "reuse": "auto",
-}
+WIDGETS = {**REMOTE_WIDGETS, "prompt": "a red fox", "negative_prompt": "blurry", "timeout_s": 60}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lanes import a_lane, request, run, small_fake
+from lanes import a_lane, request, run
 
 from fake_segmind import Behaviour
 from klein9b.remote.errors import OutcomeUnknown
@@ -17,12 +17,6 @@ from klein9b.remote.journal import Journal
 
 TESTS = Path(__file__).resolve().parents[1]
 TRANSITIONS = ["claim", "take", "submitting", "accepted", "completed", "settle", "kept"]
-
-
-@pytest.fixture
-def fake():
-    with small_fake() as server:
-        yield server
 
 
 def start(fake, folder, name, die=None):

@@ -1,7 +1,7 @@
 """Accepted jobs: what the account's record may decide, and what only looks like an answer."""
 
 import pytest
-from lanes import FastClock, a_lane, request, run, small_fake
+from lanes import FastClock, a_lane, request, run
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors, jobs
@@ -9,12 +9,6 @@ from klein9b.remote.lane import list_jobs
 
 WEEK_AND_A_DAY_S = 8 * 86400.0
 FOLLOW_S = 40.0
-
-
-@pytest.fixture
-def fake():
-    with small_fake() as server:
-        yield server
 
 
 @pytest.fixture

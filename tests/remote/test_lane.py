@@ -4,18 +4,12 @@ import asyncio
 
 import numpy as np
 import pytest
-from lanes import FastClock, a_lane, hosts_of, request, run, small_fake
+from lanes import FastClock, a_lane, hosts_of, request, run
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote.errors import BadInput
 from klein9b.remote.keys import Key
 from klein9b.remote.lane import Options, _lane
-
-
-@pytest.fixture
-def fake():
-    with small_fake() as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from lanes import FastClock, a_lane, request, run, small_fake
+from lanes import request, run
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote.client import Client
@@ -14,21 +14,9 @@ DAY_S = 86400.0
 
 
 @pytest.fixture
-def fake():
-    with small_fake() as server:
-        server.script("submit", Fault.reset_after_request())
-        yield server
-
-
-@pytest.fixture
-def clock():
-    return FastClock()
-
-
-@pytest.fixture
-def lane(fake, tmp_path, clock):
-    with a_lane(fake, tmp_path, clock=clock) as made:
-        yield made
+def fake(fake):
+    fake.script("submit", Fault.reset_after_request())
+    return fake
 
 
 def lose(fake, lane):
