@@ -1,11 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Which tests: make test TESTS=tests/klein
+TESTS :=
 
 .PHONY: test demo bench environment
 
 test: environment
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(TESTS)
 
 demo: environment
 	$(RUN) tests/demo

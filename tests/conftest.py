@@ -8,6 +8,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from pack import ROOT, importable
+from summary import Summary
+
+from host.checkout import NoHost, WrongPath, find_checkout
 
 
 class PackRootIsNotATestPackage:
@@ -20,4 +23,20 @@ class PackRootIsNotATestPackage:
 
 def pytest_configure(config):
     config.pluginmanager.register(PackRootIsNotATestPackage())
+    config.pluginmanager.register(Summary())
     importable()
+    try:
+        find_checkout()
+    except WrongPath as mistake:
+        raise pytest.UsageError(mistake) from None
+    except NoHost:
+        pass
+
+
+@pytest.fixture(scope="session")
+def checkout():
+    """A ComfyUI's folder."""
+    try:
+        return find_checkout()
+    except NoHost as reason:
+        pytest.skip(str(reason))

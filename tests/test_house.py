@@ -10,7 +10,7 @@ import pytest
 from load_pack import load_pack
 from typecheck import typecheck
 
-from host.checkout import HOW_TO_GET_ONE, PACK, find_checkout
+from host.checkout import PACK
 
 PACKAGES = [PACK / name for name in ("klein", "kernels", "nodes", "remote") if (PACK / name).is_dir()]
 FILES = [PACK / "__init__.py", *sorted(path for package in PACKAGES for path in package.rglob("*.py"))]
@@ -124,10 +124,7 @@ def test_mypy_sees_the_packs_own_types(tmp_path, code):
 
 
 @pytest.fixture(scope="session")
-def loaded():
-    checkout = find_checkout()
-    if checkout is None:
-        pytest.skip(HOW_TO_GET_ONE)
+def loaded(checkout):
     return load_pack(checkout, PACK)
 
 

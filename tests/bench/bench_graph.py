@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import standins
-from host.checkout import HOW_TO_GET_ONE, find_checkout
+from host.checkout import NoHost, find_checkout
 from host.graphs import klein, stock
 from host.server import Host
 
@@ -48,9 +48,10 @@ def encodes_after_a_new_prompt(host: Host) -> int:
 
 
 def main() -> list[dict]:
-    checkout = find_checkout()
-    if checkout is None:
-        return [{"name": "our graph / stock nodes", "value": None, "unit": "", "limit": LIMIT, "why": HOW_TO_GET_ONE}]
+    try:
+        checkout = find_checkout()
+    except NoHost as reason:
+        return [{"name": "our graph / stock nodes", "value": None, "unit": "", "limit": LIMIT, "why": str(reason)}]
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         standins.write_models(base / "models")

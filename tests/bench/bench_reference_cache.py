@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from host.checkout import HOW_TO_GET_ONE, find_checkout
+from host.checkout import NoHost, find_checkout
 from host.edits import cached, edit, normal
 from host.inprocess import enter
 
@@ -42,9 +42,10 @@ def main(*, rounds: int = 3) -> list[Row]:
     FLOPs at 9B's real shapes, then seconds of a whole run and their ratios: on a card where there is one, else on
     the processor.
     """
-    checkout = find_checkout()
-    if checkout is None:
-        return [absent("the reference cache", HOW_TO_GET_ONE)]
+    try:
+        checkout = find_checkout()
+    except NoHost as reason:
+        return [absent("the reference cache", str(reason))]
     enter(checkout)
     import comfy.cli_args
 

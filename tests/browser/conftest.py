@@ -11,7 +11,7 @@ import standins
 from browser.frontend import Frontend
 from browser.settings import SETTINGS
 from browser.toolchain import Unavailable, find_toolchain, newest_frontend
-from host.conftest import PHOTOGRAPHS, checkout, models, segmind  # noqa: F401
+from host.conftest import PHOTOGRAPHS, models, segmind  # noqa: F401
 from host.server import Host
 from segmind_host import environment, remember_jobs, write_key
 
@@ -68,7 +68,7 @@ def put_models(comfy, folder):
 
 
 @pytest.fixture(scope="session")
-def page(browser, comfy, models):  # noqa: F811
+def page(comfy, browser, models):  # noqa: F811
     """The page of a host that has every model."""
     put_models(comfy, models)
     browser.name = comfy.version

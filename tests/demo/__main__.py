@@ -9,17 +9,18 @@ from pack import ROOT, importable
 
 importable()
 
-from demo.install import find_or_install  # noqa: E402
 from demo.say import say  # noqa: E402
+from host.checkout import NoHost, find_checkout  # noqa: E402
 
 OUTPUT = ROOT / "build" / "demo"
 
 
 def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    checkout = find_or_install(ROOT / "build" / "ComfyUI")
-    if checkout is None:
-        say("no ComfyUI here and none could be fetched: showing the samplers and the remote lane on their own")
+    try:
+        checkout = find_checkout()
+    except NoHost as reason:
+        say(f"{reason}. Showing the samplers and the remote lane on their own")
         from demo import remote_alone, without_host
 
         without_host.run(OUTPUT)

@@ -5,15 +5,7 @@ import zipfile
 import pytest
 
 from front_door.packing import clone_working_tree, comfy, is_repository
-from host.checkout import HOW_TO_GET_ONE, PACK, find_checkout
-
-
-@pytest.fixture(scope="session")
-def checkout():
-    found = find_checkout()
-    if found is None:
-        pytest.skip(HOW_TO_GET_ONE)
-    return found
+from host.checkout import PACK
 
 
 @pytest.fixture(scope="session")

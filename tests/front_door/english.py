@@ -69,14 +69,11 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from pack import importable
 
-    from host.checkout import HOW_TO_GET_ONE, PACK, find_checkout
+    from host.checkout import PACK, find_checkout
     from host.inprocess import enter
 
-    checkout = find_checkout()
-    if checkout is None:
-        sys.exit(HOW_TO_GET_ONE)
     importable()
-    enter(checkout)
+    enter(find_checkout())
     definitions = {node_id: english(info) for node_id, info in node_infos().items()}
     write(PACK / "locales" / "en" / "nodeDefs.json", definitions)
 

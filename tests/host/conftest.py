@@ -4,7 +4,6 @@ import pytest
 
 import standins
 from fake_segmind import FakeSegmind, Settings
-from host.checkout import HOW_TO_GET_ONE, find_checkout
 from host.server import Host
 from segmind_host import environment, remember_jobs, write_key
 
@@ -14,14 +13,6 @@ PHOTOGRAPHS = {
     "image_3.png": "chelsea",
     "image_4.png": "rocket",
 }
-
-
-@pytest.fixture(scope="session")
-def checkout():
-    found = find_checkout()
-    if found is None:
-        pytest.skip(HOW_TO_GET_ONE)
-    return found
 
 
 @pytest.fixture(scope="session")

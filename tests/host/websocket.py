@@ -3,8 +3,6 @@
 import asyncio
 import threading
 
-import aiohttp
-
 
 class Watcher:
     """Collects every websocket message, text and binary, as bytes. A context manager."""
@@ -30,6 +28,8 @@ class Watcher:
         return b"\n".join(self.messages).decode(errors="replace")
 
     async def _watch(self) -> None:
+        import aiohttp  # comes with the host
+
         async with aiohttp.ClientSession() as session, session.ws_connect(self._url, max_msg_size=0) as socket:
             self._ready.set()
             while not self._stop.is_set():
