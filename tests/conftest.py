@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from pack import ROOT, importable
+from sharing import Sharing
 from summary import Summary
 
 from host.checkout import NoHost, WrongPath, find_checkout
@@ -24,6 +25,8 @@ class PackRootIsNotATestPackage:
 def pytest_configure(config):
     config.pluginmanager.register(PackRootIsNotATestPackage())
     config.pluginmanager.register(Summary())
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(Sharing())
     importable()
     try:
         find_checkout()
