@@ -118,17 +118,17 @@ def prepare(environment: Environment) -> None:
         checkout = find_checkout()
     except NoHost as reason:
         environment.install([OURS])
-        say(str(reason))
-        checkout = None if isinstance(reason, NotWanted) else fetched(environment)
+        checkout = fetched(environment, reason)
     if checkout:
         environment.install([OURS, checkout / "requirements.txt"])
 
 
-def fetched(environment: Environment) -> Path | None:
+def fetched(environment: Environment, reason: NoHost) -> Path | None:
+    """A ComfyUI by comfy-cli, unless none is wanted or none can be had."""
     try:
-        return fetch(environment.python.with_name("comfy"), say)
-    except NotFetched as reason:
-        say(f"{reason}. Everything else runs without it")
+        return None if isinstance(reason, NotWanted) else fetch(environment.python.with_name("comfy"), say)
+    except NotFetched as failure:
+        say(f"{failure}. {reason}. Everything else runs without it")
         return None
 
 

@@ -103,5 +103,6 @@ def test_a_python_without_venv_is_told(tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make: install it to run make test")
 def test_every_command_prepares_it_first():
     for target in ("test", "demo", "bench"):
-        plan = subprocess.run(["make", "--dry-run", target], cwd=TESTS.parent, capture_output=True, text=True).stdout
+        command = ["make", "--no-print-directory", "--dry-run", target]
+        plan = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True).stdout
         assert plan.splitlines()[0].endswith("tests/environment.py .venv")
