@@ -19,10 +19,11 @@ def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     checkout = find_or_install(ROOT / "build" / "ComfyUI")
     if checkout is None:
-        say("no ComfyUI here and none could be fetched: showing the samplers and the remote lane on their own")
-        from demo import remote_alone, without_host
+        say("no ComfyUI here and none could be fetched: showing the edit, the samplers and the remote lane without it")
+        from demo import edit_alone, remote_alone, samplers_alone
 
-        without_host.run(OUTPUT)
+        edit_alone.run(OUTPUT)
+        samplers_alone.run(OUTPUT)
         remote_alone.run(OUTPUT)
     else:
         from demo import in_host
