@@ -7,7 +7,7 @@ TESTS :=
 .PHONY: test demo bench environment
 
 test: environment
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder $(TESTS)
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadscope --no-loadscope-reorder $(TESTS)
 
 demo: environment
 	$(RUN) tests/demo

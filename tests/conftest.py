@@ -25,8 +25,7 @@ class PackRootIsNotATestPackage:
 def pytest_configure(config):
     config.pluginmanager.register(PackRootIsNotATestPackage())
     config.pluginmanager.register(Summary())
-    if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(Sharing())
+    config.pluginmanager.register(Sharing())
     importable()
     try:
         find_checkout()

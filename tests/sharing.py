@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-# The longest groups begin first, so that no process is left with one at the end.
-BROWSER = "browser"
+BROWSER = re.compile(r"tests/browser/.*\[(pinned|newest)\b")
 
 
 class Sharing:
+    """The longest groups begin first, so that no process is left with one at the end."""
+
     def pytest_collection_modifyitems(self, items) -> None:
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(group_of(item)))
-        items.sort(key=lambda item: not group_of(item).startswith(BROWSER))
+        items.sort(key=lambda item: not BROWSER.match(item.nodeid))
+
+    @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+    def pytest_xdist_make_scheduler(self, config, log):
+        from xdist.scheduler import LoadScopeScheduling
+
+        class Groups(LoadScopeScheduling):
+            def _split_scope(self, nodeid: str) -> str:
+                return group_of(nodeid)
+
+        return Groups(config, log)
 
 
-def group_of(item) -> str:
+def group_of(nodeid: str) -> str:
     """A name for all tests of one frontend's browser and host, or of one file."""
-    frontend = getattr(item, "callspec", None) and item.callspec.params.get("comfy")
-    return f"{BROWSER} {frontend}" if frontend else str(item.path)
+    frontend = BROWSER.match(nodeid)
+    return f"browser {frontend[1]}" if frontend else nodeid.split("::")[0]

@@ -20,10 +20,11 @@ def main() -> None:
     try:
         checkout = find_checkout()
     except NoHost as reason:
-        say(f"{reason}. Showing the samplers and the remote lane on their own")
-        from demo import remote_alone, without_host
+        say(f"{reason}. Showing the edit, the samplers and the remote lane without it")
+        from demo import edit_alone, remote_alone, samplers_alone
 
-        without_host.run(OUTPUT)
+        edit_alone.run(OUTPUT)
+        samplers_alone.run(OUTPUT)
         remote_alone.run(OUTPUT)
     else:
         from demo import in_host

@@ -39,13 +39,14 @@ def _hide_torchaudio_shared_objects() -> None:
 
 
 def cope_with_cpu_wheels() -> None:
-    """Makes ``import torchvision`` and ``import torchaudio`` work beside a CPU build of torch."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _declare_missing_torchvision_ops()
+    """Makes ``import torchvision`` and ``import torchaudio`` work beside a CPU torch, where they are installed."""
+    with contextlib.suppress(ImportError):
+        try:
+            import torchvision  # noqa: F401
+        except RuntimeError:
+            for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+                del sys.modules[name]
+            _declare_missing_torchvision_ops()
     with contextlib.suppress(ImportError):
         try:
             import torchaudio  # noqa: F401

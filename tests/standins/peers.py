@@ -7,12 +7,8 @@ from torch import Tensor
 
 from host.launch import cope_with_cpu_wheels
 
-from .transformer import CONTEXT, HEAD_DIM
+from .transformer import CONTEXT, HEAD_DIM, count
 from .vae import CHANNEL_MULTIPLIERS, ENCODER_CHANNELS, LATENT
-
-
-def _count(weights: dict[str, Tensor], kind: str) -> int:
-    return len({key.split(".")[1] for key in weights if key.startswith(kind)})
 
 
 def diffusers_transformer(weights: dict[str, Tensor]):
@@ -22,8 +18,8 @@ def diffusers_transformer(weights: dict[str, Tensor]):
 
     hidden = weights["img_in.weight"].shape[0]
     model = Flux2Transformer2DModel(
-        num_layers=_count(weights, "double_blocks"),
-        num_single_layers=_count(weights, "single_blocks"),
+        num_layers=count(weights, "double_blocks"),
+        num_single_layers=count(weights, "single_blocks"),
         attention_head_dim=HEAD_DIM,
         num_attention_heads=hidden // HEAD_DIM,
         joint_attention_dim=CONTEXT,

@@ -64,3 +64,8 @@ def transformer(
         for i in range(count):
             weights |= {f"{kind}.{i}.{k}": v for k, v in block(draw, hidden).items()}
     return weights
+
+
+def count(weights: dict[str, Tensor], kind: str) -> int:
+    """How many blocks there are of this kind: "double_blocks" or "single_blocks"."""
+    return len({key.split(".")[1] for key in weights if key.startswith(kind)})
