@@ -12,7 +12,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
-from ..klein.reference_pass import HostFunctions, Rows
+from ..klein.kv_pass import HostFunctions, Rows
 
 _PLAIN_FORWARD = comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights
 

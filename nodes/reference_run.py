@@ -13,9 +13,9 @@ from comfy.ldm.flux.math import apply_rope1
 from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
-from ..klein.reference_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
-from ..klein.reference_pass import KeyValue, append, finish_with_image_rows, reference_keys_values
-from ..klein.reference_store import Storage
+from ..klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
+from ..klein.kv_pass import KeyValue, append, finish_with_image_rows, reference_keys_values
+from ..klein.kv_store import Storage
 from .host_functions import host_functions, is_plain
 from .model_state import ModelState, identity, model_state
 from .reference_memory import ReferenceMemory, memories

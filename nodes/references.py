@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.latent_store import LatentStore
-from ..klein.references import (
+from ..klein.framing import (
     ASPECT_RATIOS,
     GRID,
     Fit,
@@ -25,6 +24,7 @@ from ..klein.references import (
     snap,
     to_rgb,
 )
+from ..klein.latent_store import LatentStore
 from .frame import FramedImage, FrameSocket
 
 MATCH = "match_input_image"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.references import restore_image, to_rgb
+from ..klein.framing import restore_image, to_rgb
 from .frame import FramedImage, FrameSocket
 
 

@@ -146,9 +146,9 @@ def _stock_cache(model: Any, given: Inputs) -> None:
 
 def _our_flops(model: Any, given: Inputs) -> tuple[int, int]:
     """Cold and warm. Meta tensors have no content to look up by, so the two passes are counted by themselves."""
-    from klein9b.klein.reference_cache import ReferenceRows
-    from klein9b.klein.reference_pass import reference_keys_values
-    from klein9b.klein.reference_store import ReferenceStore, Storage
+    from klein9b.klein.kv_cache import ReferenceRows
+    from klein9b.klein.kv_pass import reference_keys_values
+    from klein9b.klein.kv_store import ReferenceStore, Storage
     from klein9b.nodes.host_functions import host_functions
     from klein9b.nodes.reference_run import Appended
 

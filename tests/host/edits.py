@@ -84,7 +84,7 @@ def edit(
 
 def cached(model, **settings):
     """The model behind Klein 9B Reference Cache, and the lines it showed."""
-    from klein9b.klein.reference_store import Storage
+    from klein9b.klein.kv_store import Storage
     from klein9b.nodes.reference_cache import with_cached_references
     from klein9b.nodes.reference_run import Settings
 

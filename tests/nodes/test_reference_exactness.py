@@ -273,7 +273,7 @@ def test_the_trimmed_last_block_is_the_whole_one(model):
 
 
 def test_int8_is_close_in_every_layer_and_says_how_far_the_picture_is(model, record_property):
-    from klein9b.klein.reference_store import Storage
+    from klein9b.klein.kv_store import Storage
 
     exact, _ = cached(model)
     wanted = edit(exact, refs())

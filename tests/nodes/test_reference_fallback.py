@@ -146,7 +146,7 @@ def test_steps_that_another_cache_answers_are_not_missed_references(model, caplo
 
 
 def test_too_little_memory_even_in_ram(model, caplog, monkeypatch):
-    from klein9b.klein.reference_store import ReferenceStore
+    from klein9b.klein.kv_store import ReferenceStore
 
     def out_of_memory(*_):
         raise torch.cuda.OutOfMemoryError("out of memory")
@@ -157,7 +157,7 @@ def test_too_little_memory_even_in_ram(model, caplog, monkeypatch):
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed(model, monkeypatch):
-    from klein9b.klein.reference_store import ReferenceStore
+    from klein9b.klein.kv_store import ReferenceStore
 
     def broken(*_):
         raise RuntimeError("broken")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from host.edits import cached, edit, klein_model, reference
-from klein9b.klein.reference_store import Storage
+from klein9b.klein.kv_store import Storage
 
 CARD = torch.device("cpu", 0)
 
@@ -190,7 +190,7 @@ def test_one_memory_a_model_gone_with_it(comfy_host):
 
 
 def test_out_of_memory_once_goes_on_from_ram(comfy_host, monkeypatch):
-    from klein9b.klein.reference_store import ReferenceStore
+    from klein9b.klein.kv_store import ReferenceStore
 
     model = klein_model()
     wanted = edit(cached(model)[0], [reference(1)])

@@ -230,7 +230,7 @@ class TestOddImages:
 
 class TestRestoreNode:
     def test_identity_round_trip(self, node):
-        from klein9b.klein.references import fit_image
+        from klein9b.klein.framing import fit_image
         from klein9b.nodes.restore import Klein9BRestore
 
         image = photo("coffee", 250)

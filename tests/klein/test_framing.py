@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from klein9b.klein.references import (
+from klein9b.klein.framing import (
     ASPECT_RATIOS,
     Fit,
     Frame,

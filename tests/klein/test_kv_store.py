@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from klein9b.klein.reference_store import UNLIMITED, ReferenceStore, Storage
+from klein9b.klein.kv_store import UNLIMITED, ReferenceStore, Storage
 
 LAYERS, HEADS, HEAD_DIM = 3, 2, 16
 TOKEN = LAYERS * 2 * HEADS * HEAD_DIM * 4

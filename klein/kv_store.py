@@ -12,9 +12,9 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ..kernels.kv_int8 import pack_kv_int8, unpack_kv_int8
+from ..kernels.eager.kv_int8 import pack_kv_int8, unpack_kv_int8
+from .kv_pass import KeyValue
 from .layer_stream import LayerStream
-from .reference_pass import KeyValue
 
 Tensors = tuple[Tensor, ...]
 UNLIMITED = sys.maxsize
