@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .kv_pass import KeyValue
+from ..kernels.eager.append_kv import KeyValue
 from .kv_store import Entry, ReferenceStore, Storage
 
 

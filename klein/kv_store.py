@@ -12,8 +12,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from ..kernels.eager.append_kv import KeyValue
 from ..kernels.eager.kv_int8 import pack_kv_int8, unpack_kv_int8
-from .kv_pass import KeyValue
 from .layer_stream import LayerStream
 
 Tensors = tuple[Tensor, ...]

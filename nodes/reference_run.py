@@ -13,9 +13,11 @@ from comfy.ldm.flux.math import apply_rope1
 from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
+from ..kernels.eager.append_kv import KeyValue, append_kv
 from ..klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
-from ..klein.kv_pass import KeyValue, append, finish_with_image_rows, reference_keys_values
+from ..klein.kv_pass import reference_keys_values
 from ..klein.kv_store import Storage
+from ..klein.transformer import single_block
 from .host_functions import host_functions, is_plain
 from .model_state import ModelState, identity, model_state
 from .reference_memory import ReferenceMemory, memories
@@ -217,7 +219,7 @@ class Appended:
     ) -> dict[str, Tensor | None]:
         single = extra_options["block_type"] == "single"
         reference = self._reference(extra_options["block_index"] + self.doubles * single)
-        k, v = append(apply_rope1(k, pe), v, reference)
+        k, v = append_kv(apply_rope1(k, pe), v, reference)
         return {"q": apply_rope1(q, pe), "k": k, "v": v, "pe": None, "attn_mask": attn_mask}
 
     @property
@@ -232,16 +234,16 @@ class Appended:
         return self.rows.read(index)
 
     def _trim_last(self, block: Any) -> None:
-        """The last block need not compute text rows, unless something else already takes its place."""
+        """The last block need not compute text tokens, unless something else already takes its place."""
         if "forward" in vars(block) or not is_plain(block.linear1):
             return
 
         def last_block(args: dict[str, Any], _: dict[str, Any]) -> dict[str, Tensor]:
-            options = args["transformer_options"]
+            x, options = args["img"], args["transformer_options"]
             text_tokens = options["img_slice"][0]
             host = host_functions(options)
             reference = self._reference(self.blocks - 1)
-            x = finish_with_image_rows(block, args["img"], args["vec"], args["pe"], text_tokens, reference, host)
+            single_block(block, x, args["vec"], args["pe"], host, reference=reference, first_query=text_tokens)
             return {"img": x}
 
         place = ("single_block", self.blocks - self.doubles - 1)

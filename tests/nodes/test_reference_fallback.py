@@ -103,6 +103,14 @@ def test_unknown_blocks(model, caplog):
     steps_aside(model, ours, shown, caplog, "blocks")
 
 
+@pytest.mark.parametrize("name", ["img_attn.norm.key_norm", "img_norm2", "img_mlp", "img_mlp.1"])
+def test_something_hung_onto_a_norm_or_an_activation(model, caplog, name):
+    part = model.model.diffusion_model.double_blocks[1].get_submodule(name)
+    part.register_forward_hook(lambda _, __, out: out * 0.5)
+    ours, shown = cached(model)
+    steps_aside(model, ours, shown, caplog, "hung onto the norms or activations")
+
+
 def test_a_block_that_never_asks_for_the_references(model, caplog):
     """Its forward was replaced by one that knows no attention patches: seen after the fact, and computed again."""
     block = model.model.diffusion_model.single_blocks[0]
