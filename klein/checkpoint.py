@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from .latent import LATENT_CHANNELS
 from .safetensors_header import Header, read_header
 from .variant import Variant, guess_variant
 from .weight_format import MODEL_PREFIX, Weights, weight_format
 
 HEAD_WIDTH = 128
-LATENT_CHANNELS = 128
 KLEIN_TAPS = 3  # Klein reads the text encoder's hidden states after layers 9, 18 and 27, side by side
 
 

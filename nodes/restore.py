@@ -42,7 +42,7 @@ class Klein9BRestore(io.ComfyNode):
         if frame is None:
             return io.NodeOutput(image)
         restored = [
-            torch.from_numpy(restore_image(to_rgb(one.cpu().float().numpy()), frame.image, frame.frame))
+            torch.from_numpy(restore_image(to_rgb(one.cpu().float().numpy()), frame.image, frame.placement))
             for one in image
         ]
         return io.NodeOutput(torch.stack(restored).to(image.device))

@@ -129,7 +129,7 @@ class TestGrid:
         positive, _, latent, frame = run(node, real_vae if fit != "megapixel" else CountingVae(), fit=fit,
                                          images={"image_1": image})  # fmt: skip
         assert references(positive)[0].shape[2:] == latent["samples"].shape[2:]
-        assert latent["samples"].shape[2] * 16 == frame.frame.grid.height
+        assert latent["samples"].shape[2] * 16 == frame.placement.grid.height
 
 
 class TestEncodesOnce:
@@ -235,8 +235,8 @@ class TestRestoreNode:
 
         image = photo("coffee", 250)
         *_, frame = run(node, CountingVae(), images={"image_1": image}, fit="pad")
-        grid = frame.frame.grid
-        padded = torch.from_numpy(fit_image(frame.image, frame.frame).copy())
+        grid = frame.placement.grid
+        padded = torch.from_numpy(fit_image(frame.image, frame.placement).copy())
         assert padded.shape[:2] == (grid.height, grid.width)
         (restored,) = Klein9BRestore.execute(torch.stack([padded, padded]), frame).args
         assert restored.shape == (2, *image.shape[1:])
