@@ -16,7 +16,7 @@ from torch import Tensor
 from ..kernels.eager.append_kv import KeyValue, append_kv
 from ..klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
 from ..klein.kv_pass import reference_keys_values
-from ..klein.kv_store import Storage
+from ..klein.kv_store import Storage, bytes_per_token
 from ..klein.transformer import single_block
 from .host_functions import host_functions, is_plain
 from .model_state import ModelState, identity, model_state
@@ -132,7 +132,8 @@ class SamplingRun:
         self.answered = False
         self.honoured = False
         self.tokens = 0 if self.unfit else reference_tokens(guider.conds)
-        size = bytes_per_token(patcher.model, settings.storage) if self.tokens else 0
+        dtype = patcher.model.get_dtype_inference()
+        size = bytes_per_token(patcher.model.diffusion_model, settings.storage, dtype) if self.tokens else 0
         self.memory.store.begin_run(settings.budget, self.tokens, size)
 
     def refuse(self, reason: str | None) -> None:
@@ -257,14 +258,6 @@ def reference_tokens(conds: dict[str, list[dict[str, Any]]]) -> int:
         latents = cond.get("reference_latents") or ()
         sets[tuple(map(id, latents))] = sum(latent.shape[-2] * latent.shape[-1] for latent in latents)
     return sum(sets.values())
-
-
-def bytes_per_token(model: Any, storage: Storage) -> int:
-    """Of keys and values in all blocks."""
-    diffusion = model.diffusion_model
-    blocks = len(diffusion.double_blocks) + len(diffusion.single_blocks)
-    head_dim = diffusion.hidden_size // diffusion.num_heads
-    return 2 * blocks * diffusion.num_heads * storage.bytes_per_vector(head_dim, model.get_dtype_inference())
 
 
 def describe(report: RunReport, held_bytes: int, freed_bytes: int, settings: Settings) -> str:

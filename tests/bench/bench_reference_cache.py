@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from host.checkout import HOW_TO_GET_ONE, find_checkout
-from host.edits import cached, edit, normal
+from host.edits import cached, edit, forget, normal
 from host.inprocess import enter
 
 REFERENCES = (1, 2, 4)
@@ -214,8 +214,6 @@ def ways_to_run(model: Any, grid: int, count: int) -> dict[str, tuple[Callable[[
     """Name -> what comes before the clock starts, and what is timed."""
     from comfy_extras.nodes_flux import FluxKVCache
 
-    from klein9b.nodes.reference_cache import KEY
-
     references = [normal(1, 128, grid, grid, seed=i) for i in range(count)]
     noise = normal(1, 128, grid, grid, seed=99)
     (stock,) = FluxKVCache.execute(model).args
@@ -227,7 +225,7 @@ def ways_to_run(model: Any, grid: int, count: int) -> dict[str, tuple[Callable[[
     return {
         "no cache": (lambda: None, run(model)),
         "stock FluxKVCache": (lambda: None, run(stock)),
-        "ours, cold": (ours.get_attachment(KEY).store.clear, run(ours)),
+        "ours, cold": (lambda: forget(ours), run(ours)),
         "ours, warm": (run(ours, 1), run(ours)),
     }
 

@@ -197,7 +197,7 @@ def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
     with pytest.raises(InterruptedError):
         edit(ours, refs())
     handle.remove()
-    assert calls == [1] and len(ours.get_attachment(KEY).store) == 0
+    assert calls == [1] and not ours.get_attachment(KEY).store.held()
     assert shown == [], "there were references, but they were not reached"
     edit(ours, refs())
     assert shown[-1].startswith("miss")
