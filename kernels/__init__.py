@@ -1,1 +1,1 @@
-"""Ops, one a file. The eager torch function is the specification; imports torch and triton only."""
+"""Ops, one a file. kernels/eager/<op> is the specification. Imports torch, triton and comfy_kitchen only."""

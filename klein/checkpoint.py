@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from .latent import LATENT_CHANNELS
 from .safetensors_header import Header, read_header
 from .variant import Variant, guess_variant
 from .weight_format import MODEL_PREFIX, Weights, weight_format
 
 HEAD_WIDTH = 128
-LATENT_CHANNELS = 128
 KLEIN_TAPS = 3  # Klein reads the text encoder's hidden states after layers 9, 18 and 27, side by side
 
 
@@ -57,16 +57,24 @@ class VaeKind(Enum):
     OTHER = "other"
 
 
+class AddOn(Enum):
+    LORA = "a LoRA"
+
+
+Kind = Family | Encoder | VaeKind | AddOn
+
+
 @dataclass(frozen=True)
 class DiffusionModel:
     """name: the file in words. Widths and counts are as read from the shapes, 0 where there are none.
 
-    bundled: a text encoder or VAE is in the same file. missing: what FLUX.2 needs
-    and the file lacks.
+    holds: what the file is whatever it was taken for, as `identify` says. bundled: a text encoder or VAE is in the
+    same file. missing: what FLUX.2 needs and the file lacks.
     """
 
     path: Path
     family: Family
+    holds: Kind | None
     name: str
     hidden: int
     heads: int
@@ -84,10 +92,14 @@ class DiffusionModel:
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """name: the file in words. context: width of what it gives a FLUX.2 model, 0 where it fits none."""
+    """name: the file in words. holds: as in DiffusionModel.
+
+    context: width of what it gives a FLUX.2 model, 0 where it fits none.
+    """
 
     path: Path
     kind: Encoder
+    holds: Kind | None
     name: str
     hidden: int
     layers: int
@@ -97,14 +109,16 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class Vae:
-    """name: the file in words. latent_channels: as the sampler sees them (FLUX.2: 32 in 2x2 patches are 128).
+    """name: the file in words. holds: as in DiffusionModel.
 
+    latent_channels: as the sampler sees them (FLUX.2: 32 in 2x2 patches are 128).
     encoder, decoder: channels of each half's first level (128 when full, less in the small decoder), 0 where
     that half is missing.
     """
 
     path: Path
     kind: VaeKind
+    holds: Kind | None
     name: str
     latent_channels: int
     encoder: int
@@ -121,6 +135,7 @@ def inspect_diffusion_model(path: str | os.PathLike[str]) -> DiffusionModel:
     return DiffusionModel(
         path=header.path,
         family=family_of(header),
+        holds=identify(header),
         name=describe(header),
         hidden=hidden,
         heads=hidden // HEAD_WIDTH,
@@ -142,12 +157,12 @@ def inspect_text_encoder(path: str | os.PathLike[str]) -> TextEncoder:
     header = read_header(path)
     stack = "model.language_model.layers." if _has(header, "model.language_model.") else "model.layers."
     hidden = header.length(f"{stack}0.post_attention_layernorm.weight")
-    name = text_encoder_name(header)
-    kind = next((kind for kind in Encoder if kind.value == name), Encoder.OTHER)
-    fits_flux2 = kind is not Encoder.OTHER or name == _LLAMA_LIKE[_DEV_ENCODER_WIDTH]
+    kind = encoder_kind(header)
+    fits_flux2 = kind is not Encoder.OTHER or text_encoder_name(header) == _LLAMA_LIKE[_DEV_ENCODER_WIDTH]
     return TextEncoder(
         path=header.path,
         kind=kind,
+        holds=identify(header),
         name=describe(header),
         hidden=hidden,
         layers=_count(header, stack),
@@ -165,6 +180,7 @@ def inspect_vae(path: str | os.PathLike[str]) -> Vae:
     return Vae(
         path=header.path,
         kind=kind,
+        holds=identify(header),
         name=describe(header) if kind is VaeKind.OTHER else kind.value,
         latent_channels=channels * 4 if is_flux2 else channels,
         encoder=header.length("encoder.conv_in.weight"),
@@ -183,6 +199,12 @@ def family_of(header: Header) -> Family:
         return _BY_CONTEXT.get(header.shape(names.text_in)[1], Family.FLUX2_OTHER)
     is_flux1 = names.flux1 in header.tensors and header.shape(names.text_in)[1] == _T5_WIDTH
     return Family.FLUX1 if is_flux1 else Family.OTHER
+
+
+def encoder_kind(header: Header) -> Encoder:
+    """Which of the text encoders we tell apart by kind the file is; every other one is OTHER."""
+    name = text_encoder_name(header)
+    return next((kind for kind in Encoder if kind.value == name), Encoder.OTHER)
 
 
 def text_encoder_name(header: Header) -> str:
@@ -213,10 +235,20 @@ def vae_kind(header: Header) -> VaeKind:
     return {4: VaeKind.SD, 16: VaeKind.FLUX1}.get(shape[1], VaeKind.OTHER)
 
 
+def identify(header: Header) -> Kind | None:
+    """What any safetensors file is, None where it is several models at once or none that has a kind."""
+    if _is_lora(header):
+        return AddOn.LORA
+    if _is_bundled(header):
+        return None
+    kinds: tuple[Kind, ...] = (family_of(header), encoder_kind(header), vae_kind(header))
+    return next((kind for kind in kinds if kind not in _OTHERS), None)
+
+
 def describe(header: Header) -> str:
     """What any safetensors file is, in words that follow "is"."""
     if _is_lora(header):
-        return "a LoRA"
+        return AddOn.LORA.value
     family = family_of(header)
     if _is_bundled(header):
         held = f" of {family.value}" if family is not Family.OTHER else ""
@@ -285,6 +317,7 @@ _DIFFUSERS = _Names(
 _NONE = "(none)"
 _NEITHER = _Names(Layout.OTHER, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE)
 _BY_CONTEXT = {12288: Family.KLEIN_9B, 7680: Family.KLEIN_4B, 15360: Family.FLUX2_DEV}
+_OTHERS = (Family.OTHER, Encoder.OTHER, VaeKind.OTHER)
 _T5_WIDTH = 4096
 _DECODER_WIDENING = 4  # channel multiplier between the first and the last level of a KL autoencoder
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoint import (
+    AddOn,
     DiffusionModel,
     Encoder,
     Family,
+    Kind,
     Layout,
     TextEncoder,
     Vae,
@@ -75,17 +77,18 @@ class _Slot:
 _MODEL = _Slot("diffusion_model", "FLUX.2 [klein] 9B", "diffusion_models", _MODEL_FILES)
 _ENCODER = _Slot("text_encoder", f"Qwen3-8B (width {KLEIN_CONTEXT})", "text_encoders", _ENCODER_FILES)
 _VAE = _Slot("vae", "the FLUX.2 VAE", "vae", _VAE_FILES)
-_PLACES = {
-    Family.KLEIN_9B.value: "diffusion_model",
-    f"the text encoder {Encoder.QWEN3_8B.value}": "text_encoder",
-    VaeKind.FLUX2.value: "vae",
-    VaeKind.FLUX2_SMALL_DECODER.value: "vae",
+_PLACES: Mapping[Kind, str] = {
+    Family.KLEIN_9B: "diffusion_model",
+    Encoder.QWEN3_8B: "text_encoder",
+    VaeKind.FLUX2: "vae",
+    VaeKind.FLUX2_SMALL_DECODER: "vae",
 }
-_ASIDES = {
-    Family.KLEIN_4B.value: ", which ComfyUI's own Load Diffusion Model node loads",
-    Family.FLUX2_DEV.value: ", which ComfyUI's own Load Diffusion Model node loads",
-    Family.FLUX1.value: ", which ComfyUI's own Load Diffusion Model node loads",
-    "a LoRA": ", which is added after this loader with LoraLoaderModelOnly",
+_LOADED_ELSEWHERE = ", which ComfyUI's own Load Diffusion Model node loads"
+_ASIDES: Mapping[Kind, str] = {
+    Family.KLEIN_4B: _LOADED_ELSEWHERE,
+    Family.FLUX2_DEV: _LOADED_ELSEWHERE,
+    Family.FLUX1: _LOADED_ELSEWHERE,
+    AddOn.LORA: ", which is added after this loader with LoraLoaderModelOnly",
 }
 _PathLike = str | os.PathLike[str]
 
@@ -113,7 +116,7 @@ def check_set(diffusion_model: _PathLike, text_encoder: _PathLike, vae: _PathLik
 def _check_model(model: DiffusionModel) -> DiffusionModel:
     if model.bundled or model.family is not Family.KLEIN_9B:
         how = "alone" if model.bundled else ""
-        raise _wrong(_MODEL, model.path, f"is {model.name}{_aside(model.name)}", how)
+        raise _wrong(_MODEL, model.path, f"is {model.name}{_aside(model.holds)}", how)
     if model.layout is Layout.DIFFUSERS:
         found = f"is {model.name} in diffusers' tensor names, which ComfyUI does not read for FLUX.2"
         raise _wrong(_MODEL, model.path, found, "in its single-file release")
@@ -125,7 +128,7 @@ def _check_model(model: DiffusionModel) -> DiffusionModel:
 
 def _check_encoder(encoder: TextEncoder) -> TextEncoder:
     if encoder.kind is not Encoder.QWEN3_8B:
-        raise _wrong(_ENCODER, encoder.path, f"is {_encoder_words(encoder)}{_aside(encoder.name)}")
+        raise _wrong(_ENCODER, encoder.path, f"is {_encoder_words(encoder)}{_aside(encoder.holds)}")
     _check_marks(_ENCODER, encoder.path, encoder.name, encoder.weights)
     return encoder
 
@@ -140,7 +143,7 @@ def _encoder_words(encoder: TextEncoder) -> str:
 
 def _check_vae(vae: Vae) -> Vae:
     if vae.kind not in (VaeKind.FLUX2, VaeKind.FLUX2_SMALL_DECODER):
-        raise _wrong(_VAE, vae.path, f"is {vae.name}{_aside(vae.name)}")
+        raise _wrong(_VAE, vae.path, f"is {vae.name}{_aside(vae.holds)}")
     return vae
 
 
@@ -150,8 +153,10 @@ def _check_marks(slot: _Slot, path: Path, name: str, weights: Weights) -> None:
         raise _wrong(slot, path, found)
 
 
-def _aside(name: str) -> str:
-    return f", whose place is {_PLACES[name]}" if name in _PLACES else _ASIDES.get(name, "")
+def _aside(holds: Kind | None) -> str:
+    if holds is None:
+        return ""
+    return f", whose place is {_PLACES[holds]}" if holds in _PLACES else _ASIDES.get(holds, "")
 
 
 def _wrong(slot: _Slot, path: Path, found: str, how: str = "") -> WrongFile:

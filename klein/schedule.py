@@ -8,11 +8,9 @@ sigma = exp(mu) / (exp(mu) + 1/t - 1). BFL fitted mu to the number of tokens and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 
-LATENT_CHANNELS = 128
 SHIFTS = ("flux2", "fixed", "smooth")
 
 # The constant shift ComfyUI gives FLUX.2 in every scheduler but Flux2Scheduler.
@@ -39,17 +37,6 @@ def klein_sigmas(
         return torch.empty(0)
     total = int(steps / denoise) if denoise < 1 else steps
     return shifted_sigmas(total, _mu(total, tokens, shift, mu))[-(steps + 1) :]
-
-
-def latent_tokens(shape: Sequence[int]) -> int:
-    """Tokens of a FLUX.2 latent [batch, 128, height / 16, width / 16]; ValueError for any other shape."""
-    if len(shape) != 4 or shape[1] != LATENT_CHANNELS:
-        raise ValueError(
-            f"This latent is {list(shape)}, but FLUX.2 works on [batch, 128, height / 16, width / 16]: "
-            "connect the latent of Klein 9B References, of Empty Flux 2 Latent, or an image encoded with the "
-            "FLUX.2 VAE."
-        )
-    return shape[2] * shape[3]
 
 
 def empirical_mu(tokens: int, steps: int) -> float:

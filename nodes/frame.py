@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from comfy_api.v0_0_2 import io
 
-from ..klein.references import Frame
+from ..klein.framing import Placement
 
 FrameSocket = io.Custom("KLEIN9B_FRAME")
 
@@ -17,4 +17,4 @@ class FramedImage:
     """Image 1, (H, W, 3) float32 in [0, 1], and how it was fitted to the model's grid."""
 
     image: np.ndarray
-    frame: Frame
+    placement: Placement

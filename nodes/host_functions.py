@@ -1,4 +1,4 @@
-"""The host's attention, position rotation and linear layers, as Klein's passes borrow them."""
+"""The host's attention, position rotation, norms and linear layers, as Klein's blocks borrow them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,40 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
-from ..klein.reference_pass import HostFunctions, Rows
+from ..kernels.eager.heads_norm_rope import RmsNorm
+from ..klein.transformer import BlockFunctions, Features
 
 _PLAIN_FORWARD = comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights
 
 
-def host_functions(transformer_options: dict[str, Any]) -> HostFunctions:
+def host_functions(transformer_options: dict[str, Any]) -> BlockFunctions:
     """With the attention these options choose."""
 
     def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         return optimized_attention(q, k, v, heads, skip_reshape=True, transformer_options=transformer_options)
 
-    return HostFunctions(attention, apply_rope1, linear_rows)
+    return BlockFunctions(attention, apply_rope1, norm, linear_features)
 
 
-def linear_rows(linear: nn.Module, wanted: Sequence[Rows]) -> list[Tensor]:
+def norm(module: Any, like: Tensor) -> RmsNorm:
+    """The weight as the host's own norm would use it: cast where that casts, patches and all."""
+    if not (module.comfy_cast_weights or module.weight_function or module.bias_function):
+        return RmsNorm(module.weight, module.eps)
+    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    kept = weight.clone()  # The next cast may reuse its memory.
+    comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+    return RmsNorm(kept, module.eps)
+
+
+def linear_features(linear: nn.Module, wanted: Sequence[Features]) -> list[Tensor]:
     """Computes only the wanted features where the layer is a plain one, else all of them."""
     if not is_plain(linear):
-        return [linear(rows.input)[..., rows.start : rows.stop] for rows in wanted]
+        return [linear(one.input)[..., one.start : one.stop] for one in wanted]
     weight, bias, stream = comfy.ops.cast_bias_weight(linear, wanted[0].input, offloadable=True)
     outputs = []
-    for rows in wanted:
-        part = slice(rows.start, rows.stop)
-        outputs.append(nn.functional.linear(rows.input, weight[part], None if bias is None else bias[part]))
+    for one in wanted:
+        part = slice(one.start, one.stop)
+        outputs.append(nn.functional.linear(one.input, weight[part], None if bias is None else bias[part]))
     comfy.ops.uncast_bias_weight(linear, weight, bias, stream)
     return outputs
 
@@ -43,9 +54,13 @@ def is_plain(linear: nn.Module) -> bool:
     """Whether the layer is one matrix product with an ordinary matrix, with nothing hung onto it."""
     return (
         getattr(type(linear), "forward_comfy_cast_weights", None) is _PLAIN_FORWARD
-        and "forward" not in vars(linear)
-        and not (linear._forward_hooks or linear._forward_pre_hooks)
+        and not is_hung_onto(linear)
         and not isinstance(linear.weight, QuantizedTensor)
         and isinstance(linear.weight, Tensor)
         and torch.is_floating_point(linear.weight)
     )
+
+
+def is_hung_onto(module: nn.Module) -> bool:
+    """Whether calling the module does more, or something else, than its class says."""
+    return "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)

@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.v0_0_2 import io
 
-from ..klein.reference_store import Storage
+from ..klein.kv_store import Storage
 from .node_text import show_text
 from .reference_memory import KEY, memories
 from .reference_run import GIB, CachedReferences, Settings

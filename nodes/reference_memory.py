@@ -9,7 +9,7 @@ import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
-from ..klein.reference_store import ReferenceStore
+from ..klein.kv_store import ReferenceStore
 
 KEY = "klein9b_reference_cache"
 

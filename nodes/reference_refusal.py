@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_management
-from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
+from comfy.ldm.flux.layers import DoubleStreamBlock, QKNorm, SiLUActivation, SingleStreamBlock
 from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
+
+from .host_functions import is_hung_onto
 
 METHOD = "index"
 _PATCHES_THAT_SEE_REFERENCES = ("post_input", "attn1_patch", "attn1_output_patch")
+# Of a block, what our own blocks do themselves instead of calling it.
+_PARTS_NOT_CALLED = (QKNorm, SiLUActivation, nn.LayerNorm, nn.RMSNorm, nn.Sequential)
 
 
 def refuse_run(patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], options: dict[str, Any]) -> str | None:
@@ -38,6 +42,9 @@ def refuse_model(model: Any) -> str | None:
     p = model.params
     if not (p.global_modulation and p.mlp_silu_act) or p.guidance_embed or p.yak_mlp or p.txt_norm or p.vec_in_dim:
         return "its blocks are not Klein's"
+    parts = (part for block in (*model.double_blocks, *model.single_blocks) for part in block.modules())
+    if any(is_hung_onto(part) for part in parts if isinstance(part, _PARTS_NOT_CALLED)):
+        return "something is hung onto the norms or activations of its blocks"
     return None
 
 

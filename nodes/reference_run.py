@@ -13,9 +13,11 @@ from comfy.ldm.flux.math import apply_rope1
 from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
-from ..klein.reference_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
-from ..klein.reference_pass import KeyValue, append, finish_with_image_rows, reference_keys_values
-from ..klein.reference_store import Storage
+from ..kernels.eager.append_kv import KeyValue, append_kv
+from ..klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
+from ..klein.kv_pass import reference_keys_values
+from ..klein.kv_store import Storage, bytes_per_token
+from ..klein.transformer import single_block
 from .host_functions import host_functions, is_plain
 from .model_state import ModelState, identity, model_state
 from .reference_memory import ReferenceMemory, memories
@@ -130,7 +132,8 @@ class SamplingRun:
         self.answered = False
         self.honoured = False
         self.tokens = 0 if self.unfit else reference_tokens(guider.conds)
-        size = bytes_per_token(patcher.model, settings.storage) if self.tokens else 0
+        dtype = patcher.model.get_dtype_inference()
+        size = bytes_per_token(patcher.model.diffusion_model, settings.storage, dtype) if self.tokens else 0
         self.memory.store.begin_run(settings.budget, self.tokens, size)
 
     def refuse(self, reason: str | None) -> None:
@@ -217,7 +220,7 @@ class Appended:
     ) -> dict[str, Tensor | None]:
         single = extra_options["block_type"] == "single"
         reference = self._reference(extra_options["block_index"] + self.doubles * single)
-        k, v = append(apply_rope1(k, pe), v, reference)
+        k, v = append_kv(apply_rope1(k, pe), v, reference)
         return {"q": apply_rope1(q, pe), "k": k, "v": v, "pe": None, "attn_mask": attn_mask}
 
     @property
@@ -232,16 +235,16 @@ class Appended:
         return self.rows.read(index)
 
     def _trim_last(self, block: Any) -> None:
-        """The last block need not compute text rows, unless something else already takes its place."""
+        """The last block need not compute text tokens, unless something else already takes its place."""
         if "forward" in vars(block) or not is_plain(block.linear1):
             return
 
         def last_block(args: dict[str, Any], _: dict[str, Any]) -> dict[str, Tensor]:
-            options = args["transformer_options"]
+            x, options = args["img"], args["transformer_options"]
             text_tokens = options["img_slice"][0]
             host = host_functions(options)
             reference = self._reference(self.blocks - 1)
-            x = finish_with_image_rows(block, args["img"], args["vec"], args["pe"], text_tokens, reference, host)
+            single_block(block, x, args["vec"], args["pe"], host, reference=reference, first_query=text_tokens)
             return {"img": x}
 
         place = ("single_block", self.blocks - self.doubles - 1)
@@ -255,14 +258,6 @@ def reference_tokens(conds: dict[str, list[dict[str, Any]]]) -> int:
         latents = cond.get("reference_latents") or ()
         sets[tuple(map(id, latents))] = sum(latent.shape[-2] * latent.shape[-1] for latent in latents)
     return sum(sets.values())
-
-
-def bytes_per_token(model: Any, storage: Storage) -> int:
-    """Of keys and values in all blocks."""
-    diffusion = model.diffusion_model
-    blocks = len(diffusion.double_blocks) + len(diffusion.single_blocks)
-    head_dim = diffusion.hidden_size // diffusion.num_heads
-    return 2 * blocks * diffusion.num_heads * storage.bytes_per_vector(head_dim, model.get_dtype_inference())
 
 
 def describe(report: RunReport, held_bytes: int, freed_bytes: int, settings: Settings) -> str:

@@ -12,25 +12,25 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.latent_store import LatentStore
-from ..klein.references import (
+from ..klein.framing import (
     ASPECT_RATIOS,
     GRID,
     Fit,
     Size,
     UnusableImage,
     fit_image,
-    frame_image,
     output_size,
+    place_image,
     snap,
     to_rgb,
 )
+from ..klein.latent import LATENT_CHANNELS
+from ..klein.latent_store import LatentStore
 from .frame import FramedImage, FrameSocket
 
 MATCH = "match_input_image"
 CUSTOM = "custom"
 MAX_IMAGES = 10
-LATENT_CHANNELS = 128
 STORE = "klein9b_encoded_references"
 
 _SIDE = {"default": 1024, "min": 64, "max": 4096, "step": GRID}
@@ -180,7 +180,7 @@ def _frame_all(frames: list[tuple[str, np.ndarray]], fit: Fit) -> list[FramedIma
 def _frame_one(label: str, image: np.ndarray, fit: Fit, *, several: bool) -> FramedImage:
     try:
         size = Size(image.shape[1], image.shape[0])
-        return FramedImage(to_rgb(image), frame_image(size, fit, several=several))
+        return FramedImage(to_rgb(image), place_image(size, fit, several=several))
     except UnusableImage as error:
         raise UnusableImage(f"{label}: {error}") from None
 
@@ -193,7 +193,7 @@ def _encode_all(vae: comfy.sd.VAE, framed: list[FramedImage]) -> list[torch.Tens
     if store is None:
         store = LatentStore()
         vae.patcher.set_attachments(STORE, store)
-    return [store.encode(fit_image(one.image, one.frame), lambda pixels: vae.encode(pixels)) for one in framed]
+    return [store.encode(fit_image(one.image, one.placement), lambda pixels: vae.encode(pixels)) for one in framed]
 
 
 def _require_flux2(vae: comfy.sd.VAE) -> None:
@@ -210,7 +210,7 @@ def _new_size(aspect_ratio: dict[str, Any], megapixels: float, framed: list[Fram
         return snap(aspect_ratio["width"], aspect_ratio["height"])
     if choice != MATCH:
         return output_size(choice, megapixels)
-    return framed[0].frame.grid if framed else output_size("1:1", megapixels)
+    return framed[0].placement.grid if framed else output_size("1:1", megapixels)
 
 
 def _join(conditioning: list, latents: list[torch.Tensor]) -> list:

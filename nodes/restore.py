@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.references import restore_image, to_rgb
+from ..klein.framing import restore_image, to_rgb
 from .frame import FramedImage, FrameSocket
 
 
@@ -42,7 +42,7 @@ class Klein9BRestore(io.ComfyNode):
         if frame is None:
             return io.NodeOutput(image)
         restored = [
-            torch.from_numpy(restore_image(to_rgb(one.cpu().float().numpy()), frame.image, frame.frame))
+            torch.from_numpy(restore_image(to_rgb(one.cpu().float().numpy()), frame.image, frame.placement))
             for one in image
         ]
         return io.NodeOutput(torch.stack(restored).to(image.device))

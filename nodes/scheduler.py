@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..klein.schedule import FIXED_MU, klein_sigmas, latent_tokens
+from ..klein.latent import latent_tokens
+from ..klein.schedule import FIXED_MU, klein_sigmas
 
 
 class Klein9BScheduler(io.ComfyNode):

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from host.checkout import NoHost, find_checkout
-from host.edits import cached, edit, normal
+from host.edits import cached, edit, forget, normal
 from host.inprocess import enter
 
 REFERENCES = (1, 2, 4)
@@ -147,9 +147,9 @@ def _stock_cache(model: Any, given: Inputs) -> None:
 
 def _our_flops(model: Any, given: Inputs) -> tuple[int, int]:
     """Cold and warm. Meta tensors have no content to look up by, so the two passes are counted by themselves."""
-    from klein9b.klein.reference_cache import ReferenceRows
-    from klein9b.klein.reference_pass import reference_keys_values
-    from klein9b.klein.reference_store import ReferenceStore, Storage
+    from klein9b.klein.kv_cache import ReferenceRows
+    from klein9b.klein.kv_pass import reference_keys_values
+    from klein9b.klein.kv_store import ReferenceStore, Storage
     from klein9b.nodes.host_functions import host_functions
     from klein9b.nodes.reference_run import Appended
 
@@ -215,8 +215,6 @@ def ways_to_run(model: Any, grid: int, count: int) -> dict[str, tuple[Callable[[
     """Name -> what comes before the clock starts, and what is timed."""
     from comfy_extras.nodes_flux import FluxKVCache
 
-    from klein9b.nodes.reference_cache import KEY
-
     references = [normal(1, 128, grid, grid, seed=i) for i in range(count)]
     noise = normal(1, 128, grid, grid, seed=99)
     (stock,) = FluxKVCache.execute(model).args
@@ -228,7 +226,7 @@ def ways_to_run(model: Any, grid: int, count: int) -> dict[str, tuple[Callable[[
     return {
         "no cache": (lambda: None, run(model)),
         "stock FluxKVCache": (lambda: None, run(stock)),
-        "ours, cold": (ours.get_attachment(KEY).store.clear, run(ours)),
+        "ours, cold": (lambda: forget(ours), run(ours)),
         "ours, warm": (run(ours, 1), run(ours)),
     }
 

@@ -84,13 +84,20 @@ def edit(
 
 def cached(model, **settings):
     """The model behind Klein 9B Reference Cache, and the lines it showed."""
-    from klein9b.klein.reference_store import Storage
+    from klein9b.klein.kv_store import Storage
     from klein9b.nodes.reference_cache import with_cached_references
     from klein9b.nodes.reference_run import Settings
 
     shown = []
     chosen = {"storage": Storage.MODEL, "budget": 2**40, "approximate": ""} | settings
     return with_cached_references(model, Settings(show=shown.append, **chosen)), shown
+
+
+def forget(model):
+    """Drops all that the cache holds for a model, as a run with a budget of 0 does when it starts."""
+    from klein9b.nodes.reference_cache import KEY
+
+    model.get_attachment(KEY).store.begin_run(0, 0, 0)
 
 
 def relative(got, wanted) -> float:

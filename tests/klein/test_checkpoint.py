@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klein9b.klein.checkpoint import (
+    AddOn,
     Encoder,
     Family,
     Layout,
@@ -169,6 +170,25 @@ DECODER_ONLY = {k.removeprefix("decoder."): v for k, v in files.flux2_vae(96).it
 def test_vaes(write, tensors, kind, read):
     vae = inspect_vae(write(tensors))
     assert (vae.kind, (vae.latent_channels, vae.encoder, vae.decoder)) == (kind, read)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "holds"),
+    [
+        (KLEIN, Family.KLEIN_9B),
+        (files.flux1(), Family.FLUX1),
+        (files.qwen3_8b(), Encoder.QWEN3_8B),
+        (files.flux2_vae(96), VaeKind.FLUX2_SMALL_DECODER),
+        (files.lora(), AddOn.LORA),
+        (KLEIN | files.lora(), AddOn.LORA),
+        (KLEIN | {"vae.decoder.conv_in.weight": ("F32", [512, 32, 3, 3])}, None),
+        (files.t5_xxl(), None),
+        ({}, None),
+    ],
+)
+def test_what_a_file_is_does_not_depend_on_what_it_was_taken_for(write, tensors, holds):
+    path = write(tensors)
+    assert [inspect(path).holds for inspect in INSPECTORS] == [holds] * 3
 
 
 def test_split_downloads_are_told_by_name():

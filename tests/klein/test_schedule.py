@@ -13,7 +13,6 @@ from klein9b.klein.schedule import (
     SHIFTS,
     empirical_mu,
     klein_sigmas,
-    latent_tokens,
     shifted_sigmas,
     smooth_mu,
 )
@@ -106,16 +105,6 @@ def test_denoise_keeps_the_steps_and_takes_the_tail_of_a_longer_schedule(shift):
 
 def test_denoise_0_leaves_nothing_to_sample():
     assert klein_sigmas(4, 4096, 0.0).shape == (0,)
-
-
-def test_latent_tokens_are_the_cells_of_the_grid():
-    assert latent_tokens(torch.zeros(2, 128, 48, 85).shape) == 48 * 85
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 64, 64), (1, 16, 64, 64), (1, 128, 3, 64, 64), (128, 64, 64)])
-def test_a_latent_of_another_model_is_refused(shape):
-    with pytest.raises(ValueError, match=r"This latent is \[.*\], but FLUX.2 works on \[batch, 128,"):
-        latent_tokens(shape)
 
 
 def test_an_unknown_shift_is_refused():

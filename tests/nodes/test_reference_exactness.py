@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import standins
-from host.edits import KV_SEED, cached, edit, klein_model, normal, prompt, reference, relative
+from host.edits import KV_SEED, cached, edit, forget, klein_model, normal, prompt, reference, relative
 from standins.peers import klein_pipeline, sample
 
 # Two float32 programs that order their sums differently; 1.6e-7 was seen. The stock node is 4e-3 away and more.
@@ -130,9 +130,7 @@ def test_keys_and_values_do_not_depend_on(model, what):
     ours, shown = cached(model, budget=2**40)
     edit(ours, refs(), steps=1)
     before = held(ours)
-    from klein9b.nodes.reference_cache import KEY
-
-    ours.get_attachment(KEY).store.clear()
+    forget(ours)
     edit(ours, refs(), **{name: make() for name, make in VARIATIONS[what].items()})
     assert [line.split(":")[0] for line in shown] == ["miss", "miss"]
     for pair, other in zip(before, held(ours)):
@@ -273,7 +271,7 @@ def test_the_trimmed_last_block_is_the_whole_one(model):
 
 
 def test_int8_is_close_in_every_layer_and_says_how_far_the_picture_is(model, record_property):
-    from klein9b.klein.reference_store import Storage
+    from klein9b.klein.kv_store import Storage
 
     exact, _ = cached(model)
     wanted = edit(exact, refs())

@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from klein9b.klein.reference_cache import PositionedReference, ReferenceRun
-from klein9b.klein.reference_store import ReferenceStore, Storage
+from klein9b.klein.kv_cache import PositionedReference, ReferenceRun
+from klein9b.klein.kv_store import ReferenceStore, Storage
 
 pytestmark = pytest.mark.usefixtures("comfy_host")
 

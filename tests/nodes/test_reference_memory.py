@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from host.edits import cached, edit, klein_model, reference
-from klein9b.klein.reference_store import Storage
+from klein9b.klein.kv_store import Storage, bytes_per_token
 
 CARD = torch.device("cpu", 0)
 
@@ -112,9 +112,8 @@ def test_a_new_run_makes_room_by_moving_idle_references(management, monkeypatch,
 
 
 def test_the_runs_estimate_names_every_distinct_reference_once(comfy_host):
-    from klein9b.nodes.reference_run import bytes_per_token, reference_tokens
+    from klein9b.nodes.reference_run import reference_tokens
 
-    model = klein_model()
     a, b, c = reference(1, 6, 5), reference(2, 4, 8), reference(3, 2, 2)
     conds = {
         "positive": [{"reference_latents": [a, b]}],
@@ -122,22 +121,17 @@ def test_the_runs_estimate_names_every_distinct_reference_once(comfy_host):
         "middle": [{}],
     }
     assert reference_tokens(conds) == 30 + 32 + 4
-    # 4 blocks, key and value, 256 wide, float32; int8 has one float32 scale for each of 2 heads.
-    assert bytes_per_token(model.model, Storage.MODEL) == 4 * 2 * 256 * 4
-    assert bytes_per_token(model.model, Storage.INT8) == 4 * 2 * (256 + 2 * 4)
 
 
 def test_the_estimate_is_what_a_run_then_holds(comfy_host):
     from klein9b.nodes.reference_cache import KEY
-    from klein9b.nodes.reference_run import bytes_per_token
 
-    model = klein_model()
     for storage in Storage:
+        model = klein_model()
         ours, _ = cached(model, storage=storage)
-        store = ours.get_attachment(KEY).store
-        store.clear()
         edit(ours, [reference(1, 6, 5)], steps=1)
-        assert store.held_bytes == 30 * bytes_per_token(model.model, storage)
+        size = bytes_per_token(model.model.diffusion_model, storage, torch.float32)
+        assert ours.get_attachment(KEY).store.held_bytes == 30 * size
 
 
 def test_a_run_loads_it_beside_its_model(comfy_host, monkeypatch):
@@ -190,7 +184,7 @@ def test_one_memory_a_model_gone_with_it(comfy_host):
 
 
 def test_out_of_memory_once_goes_on_from_ram(comfy_host, monkeypatch):
-    from klein9b.klein.reference_store import ReferenceStore
+    from klein9b.klein.kv_store import ReferenceStore
 
     model = klein_model()
     wanted = edit(cached(model)[0], [reference(1)])
@@ -220,5 +214,5 @@ def test_a_copy_with_weights_of_its_own_is_counted_too(comfy_host):
     from klein9b.nodes.reference_memory import memories
 
     memory = memories.of(copy)
-    assert len(memory.store) == 1
+    assert len(memory.store.held()) == 1
     assert any(loaded.model is memory for loaded in management.current_loaded_models)

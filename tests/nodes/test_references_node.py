@@ -129,7 +129,7 @@ class TestGrid:
         positive, _, latent, frame = run(node, real_vae if fit != "megapixel" else CountingVae(), fit=fit,
                                          images={"image_1": image})  # fmt: skip
         assert references(positive)[0].shape[2:] == latent["samples"].shape[2:]
-        assert latent["samples"].shape[2] * 16 == frame.frame.grid.height
+        assert latent["samples"].shape[2] * 16 == frame.placement.grid.height
 
 
 class TestEncodesOnce:
@@ -230,13 +230,13 @@ class TestOddImages:
 
 class TestRestoreNode:
     def test_identity_round_trip(self, node):
-        from klein9b.klein.references import fit_image
+        from klein9b.klein.framing import fit_image
         from klein9b.nodes.restore import Klein9BRestore
 
         image = photo("coffee", 250)
         *_, frame = run(node, CountingVae(), images={"image_1": image}, fit="pad")
-        grid = frame.frame.grid
-        padded = torch.from_numpy(fit_image(frame.image, frame.frame).copy())
+        grid = frame.placement.grid
+        padded = torch.from_numpy(fit_image(frame.image, frame.placement).copy())
         assert padded.shape[:2] == (grid.height, grid.width)
         (restored,) = Klein9BRestore.execute(torch.stack([padded, padded]), frame).args
         assert restored.shape == (2, *image.shape[1:])

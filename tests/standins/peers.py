@@ -13,6 +13,7 @@ from .vae import CHANNEL_MULTIPLIERS, ENCODER_CHANNELS, LATENT
 
 def diffusers_transformer(weights: dict[str, Tensor]):
     """Flux2Transformer2DModel holding a BFL-named state dict, by diffusers' own conversion."""
+    cope_with_cpu_wheels()
     from diffusers import Flux2Transformer2DModel
     from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
 

@@ -8,13 +8,14 @@ from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..kernels.kv_int8 import pack_kv_int8, unpack_kv_int8
+from ..kernels.eager.append_kv import KeyValue
+from ..kernels.eager.kv_int8 import pack_kv_int8, unpack_kv_int8
 from .layer_stream import LayerStream
-from .reference_pass import KeyValue
 
 Tensors = tuple[Tensor, ...]
 UNLIMITED = sys.maxsize
@@ -39,6 +40,17 @@ class Storage(str, Enum):
     def bytes_per_vector(self, head_dim: int, dtype: torch.dtype) -> int:
         """Of one token, in one head, key or value."""
         return head_dim * dtype.itemsize if self is Storage.MODEL else head_dim + torch.float32.itemsize
+
+
+def bytes_per_token(model: Any, storage: Storage, dtype: torch.dtype) -> int:
+    """What the keys and values of one token take in all blocks.
+
+    Args:
+        model: the diffusion model, with Klein's module names.
+        dtype: of the keys and values.
+    """
+    blocks = len(model.double_blocks) + len(model.single_blocks)
+    return 2 * blocks * model.num_heads * storage.bytes_per_vector(model.hidden_size // model.num_heads, dtype)
 
 
 @dataclass
@@ -97,12 +109,6 @@ class ReferenceStore:
         self._expected = 0
         self._reserved: Tensor | None = None
         self._stream = LayerStream(device)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._entries
 
     def held(self) -> list[Hashable]:
         """Every key, least recently used first."""
@@ -195,13 +201,6 @@ class ReferenceStore:
             self._to_ram(layer)
         self.allowance = min(self.allowance, self.device_bytes)
         return freed
-
-    def clear(self) -> None:
-        """Drops everything, whatever is in use."""
-        self._release_reserve()
-        self._stream.forget()
-        self._entries.clear()
-        self._in_use.clear()
 
     def _all(self) -> Iterator[Entry]:
         yield from self._entries.values()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .reference_pass import KeyValue
-from .reference_store import Entry, ReferenceStore, Storage
+from ..kernels.eager.append_kv import KeyValue
+from .kv_store import Entry, ReferenceStore, Storage
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klein9b.kernels.kv_int8 import LEVELS, pack_kv_int8, unpack_kv_int8
+from klein9b.kernels.eager.kv_int8 import LEVELS, pack_kv_int8, unpack_kv_int8
 
 
 def normal(*shape, seed=0, scale=1.0):

@@ -57,7 +57,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Placement:
     """How one image was fitted: scaled from `original` to `scaled`, then cut or padded to `grid`.
 
     The grid's upper left corner lies at (left, top) of the scaled image; negative means padding.
@@ -69,18 +69,8 @@ class Frame:
     left: int
     top: int
 
-    @property
-    def tokens(self) -> int:
-        """Tokens the transformer spends on this image, one for 16x16 pixels."""
-        return token_count(self.grid)
 
-
-def token_count(size: Size) -> int:
-    """Tokens of an image whose sides are multiples of 16."""
-    return (size.width // GRID) * (size.height // GRID)
-
-
-def frame_image(size: Size, fit: Fit, *, several: bool) -> Frame:
+def place_image(size: Size, fit: Fit, *, several: bool) -> Placement:
     """Plans how an image of `size` is fitted.
 
     Args:
@@ -94,7 +84,7 @@ def frame_image(size: Size, fit: Fit, *, several: bool) -> Frame:
     grid = _ceil_to_grid(scaled) if fit is Fit.PAD else _floor_to_grid(scaled)
     left = (scaled.width - grid.width) // 2
     top = (scaled.height - grid.height) // 2
-    return Frame(original=size, scaled=scaled, grid=grid, left=left, top=top)
+    return Placement(original=size, scaled=scaled, grid=grid, left=left, top=top)
 
 
 def _refuse_extremes(size: Size) -> None:
@@ -167,22 +157,22 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     raise UnusableImage(f"The image has {channels} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA).")
 
 
-def fit_image(image: np.ndarray, frame: Frame) -> np.ndarray:
-    """The RGB image (H, W, 3) scaled and cut or padded to the frame's grid."""
-    scaled = resample(image, frame.scaled)
-    if frame.left >= 0 and frame.top >= 0:
-        return scaled[_span(frame.top, frame.grid.height), _span(frame.left, frame.grid.width)]
-    return np.pad(scaled, (*_margins(frame), (0, 0)), mode="edge")
+def fit_image(image: np.ndarray, placement: Placement) -> np.ndarray:
+    """The RGB image (H, W, 3) scaled and cut or padded to the placement's grid."""
+    scaled = resample(image, placement.scaled)
+    if placement.left >= 0 and placement.top >= 0:
+        return scaled[_span(placement.top, placement.grid.height), _span(placement.left, placement.grid.width)]
+    return np.pad(scaled, (*_margins(placement), (0, 0)), mode="edge")
 
 
 def _span(start: int, length: int) -> slice:
     return slice(start, start + length)
 
 
-def _margins(frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
-    below = frame.grid.height - frame.scaled.height + frame.top
-    right = frame.grid.width - frame.scaled.width + frame.left
-    return (-frame.top, below), (-frame.left, right)
+def _margins(placement: Placement) -> tuple[tuple[int, int], tuple[int, int]]:
+    below = placement.grid.height - placement.scaled.height + placement.top
+    right = placement.grid.width - placement.scaled.width + placement.left
+    return (-placement.top, below), (-placement.left, right)
 
 
 def resample(image: np.ndarray, size: Size, box: Box | None = None) -> np.ndarray:
@@ -209,27 +199,28 @@ def _resample_float(image: np.ndarray, size: Size, box: Box | None) -> np.ndarra
     return np.stack(resized, axis=-1).clip(0, 1)
 
 
-def restore_image(edited: np.ndarray, original: np.ndarray, frame: Frame) -> np.ndarray:
+def restore_image(edited: np.ndarray, original: np.ndarray, placement: Placement) -> np.ndarray:
     """The edited picture laid back over the original at its own pixel size and framing.
 
     Padding is removed; where fitting had cropped, the original's pixels stand. The edited picture may
     have been enlarged since, as long as its aspect is still the grid's but for rounding to whole pixels.
 
     Args:
-        edited: (H, W, 3) float32. original: (frame.original.height, frame.original.width, 3) float32.
+        edited: (H, W, 3) float32. original: (placement.original.height, placement.original.width, 3) float32.
 
     Raises:
         UnusableImage: the picture's aspect is not the grid's, so no placement is right.
     """
-    wider, taller = _enlargement(edited, frame.grid)
-    columns = _covered(frame.left, frame.grid.width, frame.scaled.width, frame.original.width)
-    rows = _covered(frame.top, frame.grid.height, frame.scaled.height, frame.original.height)
-    across, down = frame.scaled.width / frame.original.width, frame.scaled.height / frame.original.height
+    grid, scaled, whole = placement.grid, placement.scaled, placement.original
+    wider, taller = _enlargement(edited, grid)
+    columns = _covered(placement.left, grid.width, scaled.width, whole.width)
+    rows = _covered(placement.top, grid.height, scaled.height, whole.height)
+    across, down = scaled.width / whole.width, scaled.height / whole.height
     box = (
-        (columns.start * across - frame.left) * wider,
-        (rows.start * down - frame.top) * taller,
-        (columns.stop * across - frame.left) * wider,
-        (rows.stop * down - frame.top) * taller,
+        (columns.start * across - placement.left) * wider,
+        (rows.start * down - placement.top) * taller,
+        (columns.stop * across - placement.left) * wider,
+        (rows.stop * down - placement.top) * taller,
     )
     restored = original.copy()
     size = Size(columns.stop - columns.start, rows.stop - rows.start)

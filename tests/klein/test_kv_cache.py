@@ -2,8 +2,8 @@
 
 import torch
 
-from klein9b.klein.reference_cache import PositionedReference, ReferenceKey, ReferenceRun
-from klein9b.klein.reference_store import ReferenceStore, Storage
+from klein9b.klein.kv_cache import PositionedReference, ReferenceKey, ReferenceRun
+from klein9b.klein.kv_store import ReferenceStore, Storage
 
 
 def latent(seed, rows=1):

@@ -1,12 +1,14 @@
 """The store: budget, allowance, moves between device and RAM, all on CPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from klein9b.klein.reference_store import UNLIMITED, ReferenceStore, Storage
+from klein9b.klein.kv_store import UNLIMITED, ReferenceStore, Storage, bytes_per_token
 
 LAYERS, HEADS, HEAD_DIM = 3, 2, 16
 TOKEN = LAYERS * 2 * HEADS * HEAD_DIM * 4
@@ -57,9 +59,9 @@ def test_a_run_keeps_what_it_uses_even_over_budget_and_drops_it_after():
     s = store()
     s.begin_run(TOKEN // 2, 1, TOKEN)
     entry = add(s, 1)
-    assert same(s, entry, 1) and 1 in s
+    assert same(s, entry, 1) and s.held() == [1]
     s.end_run()
-    assert len(s) == 0 and s.held_bytes == 0
+    assert s.held() == [] and s.held_bytes == 0
 
 
 def test_a_smaller_budget_drops_at_the_next_run():
@@ -67,9 +69,9 @@ def test_a_smaller_budget_drops_at_the_next_run():
     s.begin_run(UNLIMITED, 0, 0)
     add(s, 1)
     s.end_run()
-    assert len(s) == 1
+    assert s.held() == [1]
     s.begin_run(0, 0, 0)
-    assert len(s) == 0
+    assert s.held() == [] and s.held_bytes == 0
 
 
 def test_offload_moves_to_ram_and_loses_nothing():
@@ -118,7 +120,7 @@ def test_a_failed_computation_leaves_nothing():
     s = store()
     with pytest.raises(RuntimeError, match="out of luck"):
         s.add(1, failing(), Storage.MODEL, torch.float32)
-    assert 1 not in s and s.held_bytes == 0
+    assert s.held() == [] and s.held_bytes == 0
 
 
 def test_expected_bytes_are_wanted_until_they_are_there():
@@ -143,11 +145,12 @@ def test_int8_holds_about_a_quarter_of_float32():
         assert 0 < (got - wanted).norm() / wanted.norm() < 1e-2
 
 
-def test_clear():
-    s = store()
-    add(s, 1)
-    s.clear()
-    assert len(s) == 0 and s.held_bytes == 0
+def test_bytes_of_a_token_in_all_blocks():
+    """5 blocks, key and value, 64 wide; int8 has one float32 scale for each of 4 heads."""
+    model = SimpleNamespace(double_blocks=[0] * 2, single_blocks=[0] * 3, num_heads=4, hidden_size=64)
+    assert bytes_per_token(model, Storage.MODEL, torch.float32) == 5 * 2 * 64 * 4
+    assert bytes_per_token(model, Storage.MODEL, torch.bfloat16) == 5 * 2 * 64 * 2
+    assert bytes_per_token(model, Storage.INT8, torch.bfloat16) == 5 * 2 * (64 + 4 * 4)
 
 
 class Anything(RuleBasedStateMachine):

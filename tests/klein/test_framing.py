@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from klein9b.klein.references import (
+from klein9b.klein.framing import (
     ASPECT_RATIOS,
     Fit,
-    Frame,
+    Placement,
     Size,
     UnusableImage,
     fit_image,
-    frame_image,
     output_size,
+    place_image,
     resample,
     restore_image,
     snap,
@@ -38,7 +38,7 @@ def legal(width, height):
     return max(width / height, height / width) <= 8
 
 
-class TestFrame:
+class TestPlacement:
     @pytest.mark.parametrize(
         ("size", "fit", "several", "scaled", "grid"),
         [
@@ -53,35 +53,35 @@ class TestFrame:
         ],
     )
     def test_sizes(self, size, fit, several, scaled, grid):
-        frame = frame_image(size, fit, several=several)
-        assert (frame.scaled, frame.grid) == (scaled, grid)
+        placement = place_image(size, fit, several=several)
+        assert (placement.scaled, placement.grid) == (scaled, grid)
 
     @given(SIDES, SIDES, st.sampled_from(Fit), st.booleans())
     @settings(deadline=None)
     def test_every_legal_size_lands_on_the_grid_near_its_middle(self, width, height, fit, several):
         if not legal(width, height):
             return
-        frame = frame_image(Size(width, height), fit, several=several)
-        assert frame.grid.width % 16 == frame.grid.height % 16 == 0
-        assert frame.tokens == frame.grid.area // 256 > 0
+        placement = place_image(Size(width, height), fit, several=several)
+        assert placement.grid.width % 16 == placement.grid.height % 16 == 0
+        assert placement.grid.area > 0
         for grid, scaled, offset in (
-            (frame.grid.width, frame.scaled.width, frame.left),
-            (frame.grid.height, frame.scaled.height, frame.top),
+            (placement.grid.width, placement.scaled.width, placement.left),
+            (placement.grid.height, placement.scaled.height, placement.top),
         ):
             assert abs(grid - scaled) < 16
             assert abs(offset - (scaled - grid) / 2) <= 0.5
         if fit is not Fit.MEGAPIXEL:
-            assert frame.scaled.width <= width and frame.scaled.height <= height, "never enlarged"
+            assert placement.scaled.width <= width and placement.scaled.height <= height, "never enlarged"
 
     @pytest.mark.parametrize(
         ("size", "words"), [(Size(63, 400), "at least 64"), (Size(800, 99), "8.1:1"), (Size(64, 513), "at most 8:1")]
     )
     def test_extremes_are_refused_in_a_sentence(self, size, words):
         with pytest.raises(UnusableImage, match=words):
-            frame_image(size, Fit.BFL, several=False)
+            place_image(size, Fit.BFL, several=False)
 
     def test_the_limits_themselves_are_allowed(self):
-        assert frame_image(Size(64, 512), Fit.BFL, several=True).grid == Size(64, 512)
+        assert place_image(Size(64, 512), Fit.BFL, several=True).grid == Size(64, 512)
 
 
 class TestOutputSize:
@@ -151,8 +151,8 @@ class TestDiffusers:
         processing = pytest.importorskip("diffusers.pipelines.flux2.image_processor")
         processor = processing.Flux2ImageProcessor(vae_scale_factor=16, vae_latent_channels=32)
         picture = photograph("astronaut").resize(size, Image.Resampling.BICUBIC)
-        frame = frame_image(Size(*size), Fit.BFL, several=True)
-        ours = fit_image(as_array(picture), frame)
+        placement = place_image(Size(*size), Fit.BFL, several=True)
+        ours = fit_image(as_array(picture), placement)
 
         processor.check_image_input(picture)
         if picture.width * picture.height > 1024**2:
@@ -160,12 +160,12 @@ class TestDiffusers:
         theirs = processor.preprocess(
             picture, height=picture.height // 16 * 16, width=picture.width // 16 * 16, resize_mode="crop"
         )
-        assert theirs.shape[2:] == (frame.grid.height, frame.grid.width)
+        assert theirs.shape[2:] == (placement.grid.height, placement.grid.width)
         assert np.array_equal(theirs[0].permute(1, 2, 0).numpy(), ours * np.float32(2) - np.float32(1))
 
     def test_a_single_large_reference_differs_by_design(self):
         """BFL caps one reference at 2024^2 pixels, diffusers at 1024^2."""
-        assert frame_image(Size(1400, 1100), Fit.BFL, several=False).scaled == Size(1400, 1100)
+        assert place_image(Size(1400, 1100), Fit.BFL, several=False).scaled == Size(1400, 1100)
 
 
 def local_shift(before, after, *, tile=48):
@@ -198,8 +198,8 @@ class TestRestore:
     @pytest.mark.parametrize("size", [(1279, 721), (511, 767), (1500, 1111), (96, 300)])
     def test_nothing_shifts(self, fit, size):
         original = marked_photograph(*size)
-        frame = frame_image(Size(*size), fit, several=True)
-        restored = restore_image(fit_image(original, frame), original, frame)
+        placement = place_image(Size(*size), fit, several=True)
+        restored = restore_image(fit_image(original, placement), original, placement)
         assert restored.shape == original.shape
         assert local_shift(original, restored) <= 0.5
 
@@ -209,53 +209,54 @@ class TestRestore:
 
     def test_a_wrong_offset_would_be_seen(self):
         original = marked_photograph(1279, 721)
-        frame = frame_image(Size(1279, 721), Fit.BFL, several=True)
-        fitted = fit_image(original, frame)
-        wrong = Frame(frame.original, frame.scaled, frame.grid, frame.left + 2, frame.top)
+        placement = place_image(Size(1279, 721), Fit.BFL, several=True)
+        fitted = fit_image(original, placement)
+        wrong = Placement(placement.original, placement.scaled, placement.grid, placement.left + 2, placement.top)
         assert local_shift(original, restore_image(fitted, original, wrong)) > 1
 
     @pytest.mark.parametrize("fit", [Fit.BFL, Fit.PAD])
     def test_unscaled_images_come_back_bit_exact(self, fit):
         original = stretched("coffee", 503, 397)
-        frame = frame_image(Size(503, 397), fit, several=True)
-        assert np.array_equal(restore_image(fit_image(original, frame), original, frame), original)
+        placement = place_image(Size(503, 397), fit, several=True)
+        assert np.array_equal(restore_image(fit_image(original, placement), original, placement), original)
 
     def test_cropped_edges_are_the_originals(self):
         original = stretched("coffee", 503, 397)
-        frame = frame_image(Size(503, 397), Fit.BFL, several=True)
-        restored = restore_image(np.zeros((384, 496, 3), np.float32), original, frame)
+        placement = place_image(Size(503, 397), Fit.BFL, several=True)
+        restored = restore_image(np.zeros((384, 496, 3), np.float32), original, placement)
         assert np.array_equal(restored[:6], original[:6])
         assert restored[6:390, 3:499].max() == 0
         assert np.array_equal(restored[390:], original[390:])
 
     def test_an_enlarged_picture_is_laid_back(self):
         original = marked_photograph(512, 512)
-        frame = frame_image(Size(512, 512), Fit.BFL, several=True)
+        placement = place_image(Size(512, 512), Fit.BFL, several=True)
         twice = resample(original, Size(1024, 1024))
-        assert local_shift(original, restore_image(twice, original, frame)) <= 0.5
+        assert local_shift(original, restore_image(twice, original, placement)) <= 0.5
 
     @pytest.mark.parametrize("scale", [1.33, 0.37, 2.71])
     @pytest.mark.parametrize("rounded", [round, int])
     def test_an_upscaler_that_rounds_both_sides_is_laid_back(self, scale, rounded):
         original = marked_photograph(511, 767)
-        frame = frame_image(Size(511, 767), Fit.BFL, several=True)
-        size = Size(rounded(frame.grid.width * scale), rounded(frame.grid.height * scale))
-        enlarged = resample(fit_image(original, frame), size)
-        restored = restore_image(enlarged, original, frame)
+        placement = place_image(Size(511, 767), Fit.BFL, several=True)
+        size = Size(rounded(placement.grid.width * scale), rounded(placement.grid.height * scale))
+        enlarged = resample(fit_image(original, placement), size)
+        restored = restore_image(enlarged, original, placement)
         assert restored.shape == original.shape
         assert scale < 1 or local_shift(original, restored) <= 0.5
 
     def test_one_grid_step_more_is_another_shape(self):
         original = np.zeros((2048, 2048, 3), np.float32)
-        frame = frame_image(Size(2048, 2048), Fit.BFL, several=False)
+        placement = place_image(Size(2048, 2048), Fit.BFL, several=False)
+        wider = np.zeros((placement.grid.height, placement.grid.width + 16, 3), np.float32)
         with pytest.raises(UnusableImage, match="cannot be laid"):
-            restore_image(np.zeros((frame.grid.height, frame.grid.width + 16, 3), np.float32), original, frame)
+            restore_image(wider, original, placement)
 
     def test_another_shape_is_refused_with_the_way_out(self):
         original = stretched("coffee", 503, 397)
-        frame = frame_image(Size(503, 397), Fit.BFL, several=True)
+        placement = place_image(Size(503, 397), Fit.BFL, several=True)
         with pytest.raises(UnusableImage, match="is 512x512 but image 1 was fitted to 496x384"):
-            restore_image(np.zeros((512, 512, 3), np.float32), original, frame)
+            restore_image(np.zeros((512, 512, 3), np.float32), original, placement)
 
     @given(SIDES, SIDES, st.sampled_from(Fit), st.booleans())
     @settings(deadline=None, max_examples=15)
@@ -264,6 +265,6 @@ class TestRestore:
         if not legal(width, height):
             return
         original = np.full((height, width, 3), 0.25, np.float32)
-        frame = frame_image(Size(width, height), fit, several=several)
-        restored = restore_image(fit_image(original, frame), original, frame)
+        placement = place_image(Size(width, height), fit, several=several)
+        restored = restore_image(fit_image(original, placement), original, placement)
         assert np.abs(restored - original).max() <= LEVEL
