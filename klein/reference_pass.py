@@ -37,12 +37,12 @@ class HostFunctions:
     """What the passes borrow from whoever runs the model.
 
     Attributes:
-        attention: query, key, value (batch, heads, tokens, head_dim) and the head count -> (batch, tokens, hidden).
+        attention: query, key, value (batch, heads, tokens, head_dim) and the block -> (batch, tokens, hidden).
         rope: rotates (batch, heads, tokens, head_dim) by the model's position table.
         linear_rows: some output features of a linear layer, for several inputs.
     """
 
-    attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor, Any], Tensor]
     rope: Callable[[Tensor, Tensor], Tensor]
     linear_rows: Callable[[nn.Module, Sequence[Rows]], list[Tensor]]
 
@@ -65,14 +65,14 @@ def reference_keys_values(model: Any, tokens: Tensor, ids: Tensor, host: HostFun
     for block in model.double_blocks:
         q, k, v = _double_qkv(block, x, modulations[0], pe, host)
         yield k, v
-        x = _finish_double(block, x, host.attention(q, k, v, block.num_heads), modulations)
+        x = _finish_double(block, x, host.attention(q, k, v, block), modulations)
     x = finite(x)
     modulation, _ = model.single_stream_modulation(vec)
     *blocks, last = model.single_blocks
     for block in blocks:
         q, k, v, mlp = _single_qkv(block, x, modulation, pe, host)
         yield k, v
-        attended = host.attention(q, k, v, block.num_heads)
+        attended = host.attention(q, k, v, block)
         x = finite(x + modulation.gate * block.linear2(torch.cat((attended, block.mlp_act(mlp)), dim=2)))
     yield _last_key_value(last, x, modulation, pe, host)
 
@@ -97,7 +97,7 @@ def finish_with_image_rows(
     q, k = block.norm(q, k, v)
     q, k = host.rope(q, pe[:, :, text_tokens:]), host.rope(k, pe)
     k, v = append(k, v, reference)
-    attended = host.attention(q, k, v, block.num_heads)
+    attended = host.attention(q, k, v, block)
     x[:, text_tokens:] += modulation.gate * block.linear2(torch.cat((attended, block.mlp_act(mlp)), dim=2))
     return finite(x)
 

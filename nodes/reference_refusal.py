@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
-from comfy.ldm.flux.layers import DoubleStreamBlock, SingleStreamBlock
-from comfy.ldm.flux.model import Flux
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 METHOD = "index"
 _PATCHES_THAT_SEE_REFERENCES = ("post_input", "attn1_patch", "attn1_output_patch")
@@ -16,6 +15,8 @@ _PATCHES_THAT_SEE_REFERENCES = ("post_input", "attn1_patch", "attn1_output_patch
 
 def refuse_run(patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], options: dict[str, Any]) -> str | None:
     """Why a whole run cannot use the cache, as a clause; None if it can."""
+    import comfy.model_management
+
     if patcher.hook_patches or patcher.forced_hooks or len(options.get("registered_hooks") or ()):
         return "hooks change the weights while sampling"
     if any("hooks" in cond for kind in conds.values() for cond in kind):
@@ -29,10 +30,13 @@ def refuse_run(patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], op
 
 def refuse_model(model: Any) -> str | None:
     """Why these modules are not Klein as we know it."""
-    if not isinstance(model, Flux):
+    import comfy.ldm.flux.layers
+    import comfy.ldm.flux.model
+
+    if not isinstance(model, comfy.ldm.flux.model.Flux):
         return f"the diffusion model is a {type(model).__name__}, not the host's Flux"
-    known = all(type(b) is DoubleStreamBlock for b in model.double_blocks)
-    known &= all(type(b) is SingleStreamBlock for b in model.single_blocks)
+    known = all(type(b) is comfy.ldm.flux.layers.DoubleStreamBlock for b in model.double_blocks)
+    known &= all(type(b) is comfy.ldm.flux.layers.SingleStreamBlock for b in model.single_blocks)
     if not known or not len(model.single_blocks):
         return "its blocks are not the host's Flux blocks"
     p = model.params
