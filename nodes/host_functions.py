@@ -5,32 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.ops
 import torch
-from comfy.ldm.flux.math import apply_rope1
-from comfy.ldm.modules.attention import optimized_attention
-from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from ..kernels.eager.heads_norm_rope import RmsNorm
 from ..klein.transformer import BlockFunctions, Features
 
-_PLAIN_FORWARD = comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights
-
 
 def host_functions(transformer_options: dict[str, Any]) -> BlockFunctions:
-    """With the attention these options choose."""
+    """With the attention these options choose, or else the one that later hosts let a block prefer."""
+    import comfy.ldm.flux.math
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        return optimized_attention(q, k, v, heads, skip_reshape=True, transformer_options=transformer_options)
+    attend = comfy.ldm.flux.math.attention
 
-    return BlockFunctions(attention, apply_rope1, norm, linear_features)
+    def attention(q: Tensor, k: Tensor, v: Tensor, block: Any) -> Tensor:
+        preferred = getattr(block, "comfy_attention", None)
+        wish = {} if preferred is None else {"preferred_attention": preferred}
+        return attend(q, k, v, pe=None, transformer_options=transformer_options, **wish)
+
+    return BlockFunctions(attention, comfy.ldm.flux.math.apply_rope1, norm, linear_features)
+
+
+def plain(tensor: Any) -> Tensor:
+    """A tensor, also out of the container in which later hosts hand one to attention, to be taken once."""
+    return tensor if isinstance(tensor, Tensor) else tensor.take()
 
 
 def norm(module: Any, like: Tensor) -> RmsNorm:
     """The weight as the host's own norm would use it: cast where that casts, patches and all."""
     if not (module.comfy_cast_weights or module.weight_function or module.bias_function):
         return RmsNorm(module.weight, module.eps)
+    import comfy.ops
+
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     kept = weight.clone()  # The next cast may reuse its memory.
     comfy.ops.uncast_bias_weight(module, weight, bias, stream)
@@ -41,6 +47,8 @@ def linear_features(linear: nn.Module, wanted: Sequence[Features]) -> list[Tenso
     """Computes only the wanted features where the layer is a plain one, else all of them."""
     if not is_plain(linear):
         return [linear(one.input)[..., one.start : one.stop] for one in wanted]
+    import comfy.ops
+
     weight, bias, stream = comfy.ops.cast_bias_weight(linear, wanted[0].input, offloadable=True)
     outputs = []
     for one in wanted:
@@ -52,10 +60,14 @@ def linear_features(linear: nn.Module, wanted: Sequence[Features]) -> list[Tenso
 
 def is_plain(linear: nn.Module) -> bool:
     """Whether the layer is one matrix product with an ordinary matrix, with nothing hung onto it."""
+    import comfy.ops
+    import comfy.quant_ops
+
+    plain_forward = comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights
     return (
-        getattr(type(linear), "forward_comfy_cast_weights", None) is _PLAIN_FORWARD
+        getattr(type(linear), "forward_comfy_cast_weights", None) is plain_forward
         and not is_hung_onto(linear)
-        and not isinstance(linear.weight, QuantizedTensor)
+        and not isinstance(linear.weight, comfy.quant_ops.QuantizedTensor)
         and isinstance(linear.weight, Tensor)
         and torch.is_floating_point(linear.weight)
     )

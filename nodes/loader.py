@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import comfy.sd
-import comfy.utils
 import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..klein.file_set import KleinFiles, check_set
 from ..klein.variant import VARIANTS, Variant, decide_variant
+from .newer_host import needs_host
 from .node_text import show_text
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
 
 ATTACHMENT = "klein9b"
 AUTO = "auto"
@@ -86,24 +90,36 @@ class Klein9BLoader(io.ComfyNode):
         )
 
     @classmethod
+    @needs_host()
     def execute(cls, diffusion_model: str, text_encoder: str, vae: str, variant: str) -> io.NodeOutput:
         model_path = folder_paths.get_full_path_or_raise("diffusion_models", diffusion_model)
         encoder_path = folder_paths.get_full_path_or_raise("text_encoders", text_encoder)
         vae_path = folder_paths.get_full_path_or_raise("vae", vae)
         files = check_set(model_path, encoder_path, vae_path)
         loaded = LoadedKlein(files, decide_variant(files.diffusion_model.variant, variant))
-        model = comfy.sd.load_diffusion_model(model_path)
+        model = _load_model(model_path)
         model.set_attachments(ATTACHMENT, loaded)
         show_text(cls, loaded.summary)
         return io.NodeOutput(model, _load_clip(encoder_path), _load_vae(vae_path))
 
 
-def _load_clip(path: str) -> comfy.sd.CLIP:
+def _load_model(path: str) -> ModelPatcher:
+    import comfy.sd
+
+    return comfy.sd.load_diffusion_model(path)
+
+
+def _load_clip(path: str) -> CLIP:
+    import comfy.sd
+
     embeddings = folder_paths.get_folder_paths("embeddings")
     return comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX2)
 
 
-def _load_vae(path: str) -> comfy.sd.VAE:
+def _load_vae(path: str) -> VAE:
+    import comfy.sd
+    import comfy.utils
+
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     vae = comfy.sd.VAE(sd=weights, metadata=metadata)
     vae.throw_exception_if_invalid()

@@ -6,10 +6,12 @@ import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 _PLAIN = (str, int, float, bool, torch.dtype, type(None))
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from comfy_api.v0_0_2 import io
 
 from ..klein.kv_store import Storage
+from .newer_host import MissingFromHost, needs_host
 from .node_text import show_text
 from .reference_memory import KEY, memories
-from .reference_run import GIB, CachedReferences, Settings
+from .reference_run import GIB, CachedReferences, Settings, step_aside
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 LOADED = "klein9b"
 BETWEEN_RUNS = "between runs"
@@ -75,22 +77,34 @@ class Klein9BReferenceCache(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, storage: str, budget_gib: float, keep: str, untrained: bool) -> io.NodeOutput:
+        try:
+            return io.NodeOutput(cls._cached(model, storage, budget_gib, keep, untrained))
+        except MissingFromHost as error:
+            show_text(cls, f"off: {step_aside(error)}")
+            return io.NodeOutput(model)
+
+    @classmethod
+    @needs_host()
+    def _cached(cls, model: ModelPatcher, storage: str, budget_gib: float, keep: str, untrained: bool) -> ModelPatcher:
         doubt = untrained_because(model)
         if doubt and not untrained:
             show_text(cls, f"off: {doubt}")
-            return io.NodeOutput(model)
+            return model
         budget = int(budget_gib * GIB) if keep == BETWEEN_RUNS else 0
         settings = Settings(Storage(storage), budget, f"approximate: {doubt}" if doubt else "", _shower(cls))
-        return io.NodeOutput(with_cached_references(model, settings))
+        return with_cached_references(model, settings)
 
 
 def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatcher:
     """A clone whose references are cached; the model itself stays as it was. Replaces an earlier cache on it."""
+    import comfy.patcher_extension
+
+    kinds = comfy.patcher_extension.WrappersMP
     cached = model.clone()
     wrappers = CachedReferences(settings)
     for kind, wrapper in (
-        (WrappersMP.OUTER_SAMPLE, wrappers.outer_sample),
-        (WrappersMP.DIFFUSION_MODEL, wrappers.diffusion_model),
+        (kinds.OUTER_SAMPLE, wrappers.outer_sample),
+        (kinds.DIFFUSION_MODEL, wrappers.diffusion_model),
     ):
         cached.remove_wrappers_with_key(kind, KEY)
         cached.add_wrapper_with_key(kind, KEY, wrapper)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
+from typing import TYPE_CHECKING, Any
 
 import torch
-from comfy.model_base import BaseModel
-from comfy.model_patcher import ModelPatcher
 
 from ..klein.kv_store import ReferenceStore
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 KEY = "klein9b_reference_cache"
 
@@ -20,16 +23,20 @@ class ReferenceKeysValues(torch.nn.Module):
     device: torch.device | None = None
 
 
-class ReferenceMemory(ModelPatcher):
-    """A store behind the host's interface for models on a device.
+class ReferenceMemory:
+    """A store behind the host's interface for models on a device; `reference_memory` puts the host's class behind it.
 
     A model's clones and all later runs share it, so cloning returns itself. Loading sets how much may lie on the
     device, unloading moves to RAM; nothing is ever lost by either.
     """
 
+    model: torch.nn.Module
+    load_device: torch.device
+    offload_device: torch.device
+
     def __init__(self, load_device: torch.device, offload_device: torch.device) -> None:
         self.store = ReferenceStore(load_device)
-        super().__init__(ReferenceKeysValues(), load_device, offload_device)
+        super().__init__(ReferenceKeysValues(), load_device, offload_device)  # type: ignore[call-arg]
 
     def model_size(self) -> int:
         return self.store.wanted_bytes
@@ -64,16 +71,28 @@ class ReferenceMemory(ModelPatcher):
         return self.model
 
 
+def reference_memory(load_device: torch.device, offload_device: torch.device) -> ReferenceMemory:
+    """An empty one, which is a ModelPatcher to the host."""
+    import comfy.model_patcher
+
+    return _behind(comfy.model_patcher.ModelPatcher)(load_device, offload_device)
+
+
+@functools.cache
+def _behind(patcher: type) -> type[ReferenceMemory]:
+    return type("ReferenceMemory", (ReferenceMemory, patcher), {})
+
+
 class _Memories:
     """One memory a model, gone with it."""
 
     def __init__(self) -> None:
-        self._by_model: weakref.WeakKeyDictionary[BaseModel, ReferenceMemory] = weakref.WeakKeyDictionary()
+        self._by_model: weakref.WeakKeyDictionary[Any, ReferenceMemory] = weakref.WeakKeyDictionary()
 
     def of(self, patcher: ModelPatcher) -> ReferenceMemory:
         memory = self._by_model.get(patcher.model)
         if memory is None or memory.load_device != patcher.load_device:
-            memory = ReferenceMemory(patcher.load_device, patcher.offload_device)
+            memory = reference_memory(patcher.load_device, patcher.offload_device)
             self._by_model[patcher.model] = memory
         return memory
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
-from comfy.ldm.flux.layers import DoubleStreamBlock, QKNorm, SiLUActivation, SingleStreamBlock
-from comfy.ldm.flux.model import Flux
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .host_functions import is_hung_onto
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 METHOD = "index"
 _PATCHES_THAT_SEE_REFERENCES = ("post_input", "attn1_patch", "attn1_output_patch")
-# Of a block, what our own blocks do themselves instead of calling it.
-_PARTS_NOT_CALLED = (QKNorm, SiLUActivation, nn.LayerNorm, nn.RMSNorm, nn.Sequential)
 
 
 def refuse_run(patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], options: dict[str, Any]) -> str | None:
     """Why a whole run cannot use the cache, as a clause; None if it can."""
+    import comfy.model_management
+
     if patcher.hook_patches or patcher.forced_hooks or len(options.get("registered_hooks") or ()):
         return "hooks change the weights while sampling"
     if any("hooks" in cond for kind in conds.values() for cond in kind):
@@ -33,17 +32,22 @@ def refuse_run(patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], op
 
 def refuse_model(model: Any) -> str | None:
     """Why these modules are not Klein as we know it."""
-    if not isinstance(model, Flux):
+    import comfy.ldm.flux.layers
+    import comfy.ldm.flux.model
+
+    if not isinstance(model, comfy.ldm.flux.model.Flux):
         return f"the diffusion model is a {type(model).__name__}, not the host's Flux"
-    known = all(type(b) is DoubleStreamBlock for b in model.double_blocks)
-    known &= all(type(b) is SingleStreamBlock for b in model.single_blocks)
+    known = all(type(b) is comfy.ldm.flux.layers.DoubleStreamBlock for b in model.double_blocks)
+    known &= all(type(b) is comfy.ldm.flux.layers.SingleStreamBlock for b in model.single_blocks)
     if not known or not len(model.single_blocks):
         return "its blocks are not the host's Flux blocks"
     p = model.params
     if not (p.global_modulation and p.mlp_silu_act) or p.guidance_embed or p.yak_mlp or p.txt_norm or p.vec_in_dim:
         return "its blocks are not Klein's"
+    layers = comfy.ldm.flux.layers
+    done_by_us = (layers.QKNorm, layers.SiLUActivation, nn.LayerNorm, nn.RMSNorm, nn.Sequential)
     parts = (part for block in (*model.double_blocks, *model.single_blocks) for part in block.modules())
-    if any(is_hung_onto(part) for part in parts if isinstance(part, _PARTS_NOT_CALLED)):
+    if any(is_hung_onto(part) for part in parts if isinstance(part, done_by_us)):
         return "something is hung onto the norms or activations of its blocks"
     return None
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
 import torch
-from comfy.ldm.flux.math import apply_rope1
-from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
 from ..kernels.eager.append_kv import KeyValue, append_kv
@@ -18,10 +15,14 @@ from ..klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, R
 from ..klein.kv_pass import reference_keys_values
 from ..klein.kv_store import Storage, bytes_per_token
 from ..klein.transformer import single_block
-from .host_functions import host_functions, is_plain
+from .host_functions import host_functions, is_plain, plain
 from .model_state import ModelState, identity, model_state
+from .newer_host import MissingFromHost, needs_host
 from .reference_memory import ReferenceMemory, memories
 from .reference_refusal import refuse_evaluation, refuse_run
+
+if TYPE_CHECKING:
+    from comfy.patcher_extension import WrapperExecutor
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,12 @@ class CachedReferences:
 
     def outer_sample(self, executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
+        try:
+            run = SamplingRun(self.settings, guider)
+        except MissingFromHost as error:
+            self.settings.show(f"stock path: {step_aside(error)}")
+            return executor(*args, **kwargs)
         conds = {kind: [cond.copy() for cond in each] for kind, each in guider.conds.items()}
-        run = SamplingRun(self.settings, guider)
         guider.model_options["transformer_options"][RUN] = run
         try:
             return executor(*args, **kwargs)
@@ -89,11 +94,11 @@ class CachedReferences:
         if not ref_latents or run is None:
             return stock()
         model = executor.class_obj
-        run.refuse(run.unfit or refuse_evaluation(model, x, ref_latents, transformer_options, kwargs))
-        if run.refused:
-            return stock()
 
-        def cached() -> Tensor:
+        def cached() -> Tensor | None:
+            run.refuse(run.unfit or refuse_evaluation(model, x, ref_latents, transformer_options, kwargs))
+            if run.refused:
+                return None
             rows = run.rows(model, ref_latents, x.dtype, transformer_options)
             appended = Appended(model, rows, transformer_options)
             out = executor(x, timestep, context, y, guidance, None, control, appended.options, **kwargs)
@@ -102,7 +107,7 @@ class CachedReferences:
             run.refuse(None if run.honoured else appended.missing)
             return out
 
-        out = run.within_memory(cached)
+        out = run.attempt(cached)
         if run.refused or out is None:
             return stock()
         run.answered = True
@@ -120,6 +125,7 @@ class SamplingRun:
         honoured: every block has asked for the references' keys and values in some evaluation.
     """
 
+    @needs_host()
     def __init__(self, settings: Settings, guider: Any) -> None:
         patcher = guider.model_patcher
         self.settings = settings
@@ -144,8 +150,7 @@ class SamplingRun:
         """
         if not reason or self.refused:
             return
-        self.refused = reason
-        log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", reason)
+        self.refused = step_aside(reason)
         if self.answered:
             raise SteppedAside
 
@@ -153,8 +158,19 @@ class SamplingRun:
         """One entry for each row of the batch, found or computed."""
         return find_or_compute(self.references, model, [r.to(dtype) for r in latents], self.weights, options)
 
-    def within_memory(self, evaluate: Callable[[], Tensor]) -> Tensor | None:
+    def attempt(self, evaluate: Callable[[], Tensor | None]) -> Tensor | None:
+        """One evaluation; None leaves it to the stock path."""
+        try:
+            return self._within_memory(evaluate)
+        except MissingFromHost as error:
+            self.refuse(str(error))
+            return None
+
+    @needs_host()
+    def _within_memory(self, evaluate: Callable[[], Tensor | None]) -> Tensor | None:
         """Tries with what is on the device, then with everything in RAM, then leaves it to the stock path."""
+        import comfy.model_management
+
         store = self.memory.store
         for give_up in (False, True):
             try:
@@ -180,6 +196,13 @@ class SamplingRun:
         text = describe(self.references.report, store.held_bytes, used - store.held_bytes, self.settings)
         log.info("Klein 9B Reference Cache: %s", text.replace("\n", ", "))
         self.settings.show(text)
+
+
+def step_aside(reason: object) -> str:
+    """Says so in the log, once a run; returns the reason as a clause."""
+    clause = str(reason).removesuffix(".")
+    log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", clause)
+    return clause
 
 
 def find_or_compute(
@@ -209,6 +232,7 @@ class Appended:
 
     def __init__(self, model: Any, rows: ReferenceRows, options: dict[str, Any]) -> None:
         self.rows = rows
+        self.rope = host_functions(options).rotation
         self.doubles = len(model.double_blocks)
         self.blocks = self.doubles + len(model.single_blocks)
         self.done = 0
@@ -220,8 +244,8 @@ class Appended:
     ) -> dict[str, Tensor | None]:
         single = extra_options["block_type"] == "single"
         reference = self._reference(extra_options["block_index"] + self.doubles * single)
-        k, v = append_kv(apply_rope1(k, pe), v, reference)
-        return {"q": apply_rope1(q, pe), "k": k, "v": v, "pe": None, "attn_mask": attn_mask}
+        k, v = append_kv(self.rope(plain(k), pe), plain(v), reference)
+        return {"q": self.rope(plain(q), pe), "k": k, "v": v, "pe": None, "attn_mask": attn_mask}
 
     @property
     def missing(self) -> str | None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
-import comfy.sd
-import node_helpers
-import nodes as host_nodes
 import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
@@ -27,6 +23,10 @@ from ..klein.framing import (
 from ..klein.latent import LATENT_CHANNELS
 from ..klein.latent_store import LatentStore
 from .frame import FramedImage, FrameSocket
+from .newer_host import needs_host
+
+if TYPE_CHECKING:
+    from comfy.sd import VAE
 
 MATCH = "match_input_image"
 CUSTOM = "custom"
@@ -125,10 +125,11 @@ class Klein9BReferences(io.ComfyNode):
         )
 
     @classmethod
+    @needs_host()
     def execute(
         cls,
         positive: list,
-        vae: comfy.sd.VAE,
+        vae: VAE,
         fit: str,
         aspect_ratio: dict[str, Any],
         megapixels: float,
@@ -138,7 +139,7 @@ class Klein9BReferences(io.ComfyNode):
         framed = _frame_all(_frames_of(images or {}), Fit(fit))
         latents = _encode_all(vae, framed)
         if negative is None:
-            (negative,) = host_nodes.ConditioningZeroOut().zero_out(positive)
+            negative = _zeroed(positive)
         size = _new_size(aspect_ratio, megapixels, framed)
         return io.NodeOutput(
             _join(positive, latents), _join(negative, latents), _empty_latent(size), next(iter(framed), None)
@@ -185,7 +186,7 @@ def _frame_one(label: str, image: np.ndarray, fit: Fit, *, several: bool) -> Fra
         raise UnusableImage(f"{label}: {error}") from None
 
 
-def _encode_all(vae: comfy.sd.VAE, framed: list[FramedImage]) -> list[torch.Tensor]:
+def _encode_all(vae: VAE, framed: list[FramedImage]) -> list[torch.Tensor]:
     if not framed:
         return []
     _require_flux2(vae)
@@ -196,7 +197,7 @@ def _encode_all(vae: comfy.sd.VAE, framed: list[FramedImage]) -> list[torch.Tens
     return [store.encode(fit_image(one.image, one.placement), lambda pixels: vae.encode(pixels)) for one in framed]
 
 
-def _require_flux2(vae: comfy.sd.VAE) -> None:
+def _require_flux2(vae: VAE) -> None:
     if vae.latent_channels != LATENT_CHANNELS:
         raise ValueError(
             f"This VAE makes latents of {vae.latent_channels} channels; Klein needs FLUX.2's, with "
@@ -213,12 +214,23 @@ def _new_size(aspect_ratio: dict[str, Any], megapixels: float, framed: list[Fram
     return framed[0].placement.grid if framed else output_size("1:1", megapixels)
 
 
+def _zeroed(conditioning: list) -> list:
+    import nodes as host_nodes
+
+    (zeroed,) = host_nodes.ConditioningZeroOut().zero_out(conditioning)
+    return zeroed
+
+
 def _join(conditioning: list, latents: list[torch.Tensor]) -> list:
     if not latents:
         return conditioning
+    import node_helpers
+
     return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents}, append=True)
 
 
 def _empty_latent(size: Size) -> dict[str, torch.Tensor]:
+    import comfy.model_management
+
     shape = (1, LATENT_CHANNELS, size.height // GRID, size.width // GRID)
     return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}

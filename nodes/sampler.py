@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy.samplers import KSAMPLER
 from comfy_api.v0_0_2 import io
 
 from ..klein.samplers import FINAL_STEPS, FLUX2_SIGMA_MIN, Callback, Denoiser, sample_euler, sample_res_2s
+from .newer_host import needs_host
 
 
 class Klein9BSampler(io.ComfyNode):
@@ -41,9 +41,13 @@ class Klein9BSampler(io.ComfyNode):
         )
 
     @classmethod
+    @needs_host()
     def execute(cls, sampler: dict[str, Any]) -> io.NodeOutput:
+        import comfy.samplers
+
+        _stop_when_interrupted()  # asked for already here, where this node can say that it is missing
         options = {name: value for name, value in sampler.items() if name != "sampler"}
-        return io.NodeOutput(KSAMPLER(SAMPLER_FUNCTIONS[sampler["sampler"]], options))
+        return io.NodeOutput(comfy.samplers.KSAMPLER(SAMPLER_FUNCTIONS[sampler["sampler"]], options))
 
 
 def klein9b_euler(
@@ -106,9 +110,17 @@ def _res_2s_inputs() -> list[io.Input]:
     ]
 
 
+def _stop_when_interrupted() -> Callable[[], None]:
+    import comfy.model_management
+
+    return comfy.model_management.throw_exception_if_processing_interrupted
+
+
 def _interruptible(model: Denoiser) -> Denoiser:
+    stop_when_interrupted = _stop_when_interrupted()
+
     def denoise(x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
-        throw_exception_if_processing_interrupted()
+        stop_when_interrupted()
         return model(x, sigma, **extra_args)
 
     return denoise

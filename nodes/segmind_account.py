@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
-from comfy.model_management import InterruptProcessingException
-from comfy.model_management import processing_interrupted as interrupted
 
 from ..remote.errors import SegmindError
 from ..remote.keys import Hosts, Key, RedactingFilter, load_key, refuse_secrets
-
-__all__ = [
-    "Account",
-    "InterruptProcessingException",
-    "interrupted",
-    "journal_folder",
-    "log",
-    "open_account",
-    "secret_in",
-]
+from .newer_host import needs_host
 
 log = logging.getLogger(__name__)
 log.addFilter(RedactingFilter())
@@ -34,6 +24,24 @@ class Account:
     directory: Path
     key: Key
     hosts: Hosts
+
+
+@dataclass(frozen=True)
+class CancelButton:
+    """Whether the person pressed it, and the error with which a node then ends."""
+
+    pressed: Callable[[], bool]
+    ended: type[BaseException]
+
+
+@needs_host()
+def cancel_button() -> CancelButton:
+    """Found before anything is sent: what cannot be cancelled is not begun."""
+    import comfy.model_management
+
+    return CancelButton(
+        comfy.model_management.processing_interrupted, comfy.model_management.InterruptProcessingException
+    )
 
 
 def journal_folder() -> Path:

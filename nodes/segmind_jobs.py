@@ -9,15 +9,15 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from comfy_api.v0_0_2 import io
-from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..remote import lane
 from ..remote.errors import NOTHING_SENT, BadInput, SegmindError
 from ..remote.keys import refuse_secrets
 from ..remote.protocol import REQUEST_ID
 from ..remote.schema import Row
+from .newer_host import needs_host
 from .node_text import show_text
-from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account, secret_in
+from .segmind_account import CancelButton, cancel_button, journal_folder, open_account, secret_in
 from .segmind_picture import as_batch
 from .segmind_progress import finished
 
@@ -80,16 +80,17 @@ class SegmindJobs(io.ComfyNode):
 
     @classmethod
     async def _show(cls, request_id: str, limit: int) -> io.NodeOutput:
-        picture = await cls._recovered(request_id) if request_id else None
+        cancel, nothing = cancel_button(), _nothing()
+        picture = await cls._recovered(request_id, cancel) if request_id else None
         rows = await asyncio.to_thread(lane.list_jobs, journal_folder(), limit)
-        text = "\n".join([await _balance(), *(_line(row, time.time()) for row in rows)])
+        text = "\n".join([await _balance(cancel), *(_line(row, time.time()) for row in rows)])
         told = [finished([picture.receipt], [])] if picture else []
         show_text(cls, "\n".join([*told, text]))
-        image, mask = as_batch([picture]) if picture else (ExecutionBlocker(None), ExecutionBlocker(None))
+        image, mask = as_batch([picture]) if picture else (nothing, nothing)
         return io.NodeOutput(image, mask, text, ui={"text": (text,)})
 
     @classmethod
-    async def _recovered(cls, request_id: str) -> lane.Picture:
+    async def _recovered(cls, request_id: str, cancel: CancelButton) -> lane.Picture:
         if not REQUEST_ID.fullmatch(request_id):
             raise BadInput(
                 f"{request_id[:80]!r} is not a request_id: 8 to 64 letters, digits, - and _",
@@ -99,35 +100,40 @@ class SegmindJobs(io.ComfyNode):
         account = open_account()
         show_text(cls, f"Fetching {request_id}")
         return await _interruptible(
-            lane.recover(request_id, directory=account.directory, key=account.key, hosts=account.hosts)
+            lane.recover(request_id, directory=account.directory, key=account.key, hosts=account.hosts), cancel
         )
 
 
-async def _balance() -> str:
+async def _balance(cancel: CancelButton) -> str:
     """The account's balance, or why it is not known; the list is worth having without it."""
     try:
         account = open_account()
-        credits = await _interruptible(lane.balance(directory=account.directory, key=account.key, hosts=account.hosts))
+        work = lane.balance(directory=account.directory, key=account.key, hosts=account.hosts)
+        credits = await _interruptible(work, cancel)
     except SegmindError as error:
         return f"Balance: not known. {error.what}"
     free = f" and ${credits.free_usd:.2f} free" if credits.free_usd else ""
     return f"Balance: ${credits.paid_usd:.2f}{free}"
 
 
-async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Runs it until it ends or the person presses Cancel.
+@needs_host()
+def _nothing() -> Any:
+    """What keeps whatever is connected to an output from running."""
+    import comfy_execution.graph_utils
 
-    Raises:
-        InterruptProcessingException: they did.
-    """
+    return comfy_execution.graph_utils.ExecutionBlocker(None)
+
+
+async def _interruptible(work: Coroutine[Any, Any, T], cancel: CancelButton) -> T:
+    """Runs it until it ends or the person presses Cancel, which ends it with the host's own error."""
     task = asyncio.ensure_future(work)
     try:
-        while not task.done() and not interrupted():
+        while not task.done() and not cancel.pressed():
             await asyncio.wait([task], timeout=ASK_S)
     finally:
         task.cancel()
     if not task.done():
-        raise InterruptProcessingException
+        raise cancel.ended
     return task.result()
 
 

@@ -15,7 +15,7 @@ from ..remote.errors import Interrupted, SegmindError
 from ..remote.keys import refuse_secrets
 from ..remote.request import ASPECT_RATIOS, IMAGE_FORMATS, MAX_SEED, SAMPLERS, KleinRequest
 from .node_text import show_text
-from .segmind_account import Account, InterruptProcessingException, interrupted, log, open_account, secret_in
+from .segmind_account import Account, cancel_button, log, open_account, secret_in
 from .segmind_picture import as_batch, frames_in_order
 from .segmind_progress import Waiting, finished
 
@@ -124,6 +124,7 @@ class SegmindRemote(io.ComfyNode):
     async def _obtain(
         cls, account: Account, requests: list[KleinRequest], arrays: list[Any], options: lane.Options
     ) -> io.NodeOutput:
+        cancel = cancel_button()
         waiting = Waiting(lambda text: show_text(cls, text), len(requests))
         skipped: dict[int, SegmindError] = {}
         try:
@@ -135,13 +136,13 @@ class SegmindRemote(io.ComfyNode):
                 hosts=account.hosts,
                 options=options,
                 on_progress=waiting.hear,
-                cancelled=interrupted,
+                cancelled=cancel.pressed,
                 on_skip=skipped.__setitem__,
             )
         except Interrupted as error:
             show_text(cls, str(error))
             log.warning("Segmind Remote: %s", error)
-            raise InterruptProcessingException from None
+            raise cancel.ended from None
         except asyncio.CancelledError:
             # Another node failed or was cancelled, and the host ends its loop: nobody reads this result. A
             # cancellation that got out of a node would end the host's prompt thread for good.

@@ -43,9 +43,9 @@ class Card:
 
 @pytest.fixture
 def memory(management):
-    from klein9b.nodes.reference_memory import ReferenceMemory
+    from klein9b.nodes.reference_memory import reference_memory
 
-    return ReferenceMemory(CARD, torch.device("cpu"))
+    return reference_memory(CARD, torch.device("cpu"))
 
 
 KB = 1024

@@ -355,13 +355,14 @@ class TestJobsNode:
 
         from comfy.model_management import InterruptProcessingException, interrupt_current_processing
 
+        from klein9b.nodes.segmind_account import cancel_button
         from klein9b.nodes.segmind_jobs import _interruptible
 
         interrupt_current_processing(True)
         try:
             began = time.monotonic()
             with pytest.raises(InterruptProcessingException):
-                asyncio.run(_interruptible(asyncio.sleep(30)))
+                asyncio.run(_interruptible(asyncio.sleep(30), cancel_button()))
             assert time.monotonic() - began < 0.5
         finally:
             interrupt_current_processing(False)
