@@ -10,8 +10,8 @@ from comfy_api.v0_0_2 import io
 
 from ..klein.file_set import KleinFiles, check_set
 from ..klein.variant import VARIANTS, Variant, decide_variant
-from .newer_host import needs_host
-from .node_text import show_text
+from .host.newer_host import needs_host
+from .host.text import show_text
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

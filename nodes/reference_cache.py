@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from ..klein.kv_store import Storage
-from .newer_host import MissingFromHost, needs_host
-from .node_text import show_text
-from .reference_memory import KEY, memories
-from .reference_run import GIB, CachedReferences, Settings, step_aside
+from .host.cache_memory import KEY, memories
+from .host.cache_run import GIB, CachedReferences, Settings, step_aside
+from .host.newer_host import MissingFromHost, needs_host
+from .host.text import show_text
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

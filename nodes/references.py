@@ -22,8 +22,8 @@ from ..klein.framing import (
 )
 from ..klein.latent import LATENT_CHANNELS
 from ..klein.latent_store import LatentStore
-from .frame import FramedImage, FrameSocket
-from .newer_host import needs_host
+from .host.frame import FramedImage, FrameSocket
+from .host.newer_host import needs_host
 
 if TYPE_CHECKING:
     from comfy.sd import VAE

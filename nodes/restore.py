@@ -6,7 +6,7 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..klein.framing import restore_image, to_rgb
-from .frame import FramedImage, FrameSocket
+from .host.frame import FramedImage, FrameSocket
 
 
 class Klein9BRestore(io.ComfyNode):

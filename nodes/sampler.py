@@ -9,7 +9,7 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..klein.samplers import FINAL_STEPS, FLUX2_SIGMA_MIN, Callback, Denoiser, sample_euler, sample_res_2s
-from .newer_host import needs_host
+from .host.newer_host import needs_host
 
 
 class Klein9BSampler(io.ComfyNode):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels.eager.heads_norm_rope import RmsNorm
-from ..klein.transformer import BlockFunctions, Features
+from ...kernels.eager.heads_norm_rope import RmsNorm
+from ...klein.transformer import BlockFunctions, Features
 
 
 def host_functions(transformer_options: dict[str, Any]) -> BlockFunctions:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..klein.kv_store import ReferenceStore
+from ...klein.kv_store import ReferenceStore
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..kernels.eager.append_kv import KeyValue, append_kv
-from ..klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
-from ..klein.kv_pass import reference_keys_values
-from ..klein.kv_store import Storage, bytes_per_token
-from ..klein.transformer import single_block
-from .host_functions import host_functions, is_plain, plain
+from ...kernels.eager.append_kv import KeyValue, append_kv
+from ...klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
+from ...klein.kv_pass import reference_keys_values
+from ...klein.kv_store import Storage, bytes_per_token
+from ...klein.transformer import single_block
+from .block_functions import host_functions, is_plain, plain
+from .cache_memory import ReferenceMemory, memories
 from .model_state import ModelState, identity, model_state
 from .newer_host import MissingFromHost, needs_host
-from .reference_memory import ReferenceMemory, memories
-from .reference_refusal import refuse_evaluation, refuse_run
+from .step_aside import refuse_evaluation, refuse_run
 
 if TYPE_CHECKING:
     from comfy.patcher_extension import WrapperExecutor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from comfy_api.v0_0_2 import io
 
-from ..klein.framing import Placement
+from ...klein.framing import Placement
 
 FrameSocket = io.Custom("KLEIN9B_FRAME")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .host_functions import is_hung_onto
+from .block_functions import is_hung_onto
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

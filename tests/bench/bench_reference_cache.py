@@ -150,8 +150,8 @@ def _our_flops(model: Any, given: Inputs) -> tuple[int, int]:
     from klein9b.klein.kv_cache import ReferenceRows
     from klein9b.klein.kv_pass import reference_keys_values
     from klein9b.klein.kv_store import ReferenceStore, Storage
-    from klein9b.nodes.host_functions import host_functions
-    from klein9b.nodes.reference_run import Appended
+    from klein9b.nodes.host.block_functions import host_functions
+    from klein9b.nodes.host.cache_run import Appended
 
     plain = {"optimized_attention_override": _meta_attention}
     store = ReferenceStore(torch.device("meta"))

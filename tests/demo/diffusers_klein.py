@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch import Tensor
 
 import standins
-from klein9b.klein.reference_cache import PositionedReference, ReferenceRun
-from klein9b.klein.reference_pass import HostFunctions, KeyValue, Rows, reference_keys_values
-from klein9b.klein.reference_store import Entry, ReferenceStore, Storage
-from klein9b.klein.schedule import latent_tokens
-from standins.modules import image_stream
+from klein9b.kernels.eager.append_kv import KeyValue
+from klein9b.klein.kv_cache import PositionedReference, ReferenceRun
+from klein9b.klein.kv_pass import reference_keys_values
+from klein9b.klein.kv_store import Entry, ReferenceStore, Storage
+from klein9b.klein.latent import latent_tokens
 from standins.peers import klein_pipeline
+from standins.plain_klein import FUNCTIONS, klein
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,7 +45,7 @@ class ComputedOnce:
     def __init__(self) -> None:
         weights = _weights(self.weights)
         self.pipeline = klein_pipeline(weights, standins.vae(), kv=True)
-        self.image_stream = image_stream(weights)
+        self.modules = klein(weights)
         self.store = ReferenceStore(torch.device("cpu"))
 
     def denoiser(self, prompt: Tensor, latents: Sequence[Tensor]) -> tuple[Denoiser, str]:
@@ -58,13 +58,13 @@ class ComputedOnce:
         return denoiser, "found again" if run.report.hits else "computed once"
 
     def _compute(self, tokens: Tensor, ids: Tensor) -> Iterator[KeyValue]:
-        return reference_keys_values(self.image_stream, tokens, ids, HostFunctions(_attention, _rotate, _linear_rows))
+        return reference_keys_values(self.modules, tokens, ids, FUNCTIONS)
 
     def _for_diffusers(self, entry: Entry):
         """The same numbers in diffusers' container, where tokens come before heads."""
         from diffusers.models.transformers.transformer_flux2 import Flux2KVCache
 
-        cache = Flux2KVCache(len(self.image_stream.double_blocks), len(self.image_stream.single_blocks))
+        cache = Flux2KVCache(len(self.modules.double_blocks), len(self.modules.single_blocks))
         for i, layer in enumerate([*cache.double_block_caches, *cache.single_block_caches]):
             layer.store(*(tensor.transpose(1, 2) for tensor in self.store.read(entry, i)))
         return cache
@@ -122,16 +122,3 @@ def _denoiser(transformer, prompt: Tensor, references: Sequence[PositionedRefere
         return x - sigma * velocity
 
     return denoise
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, _: int) -> Tensor:
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-def _rotate(x: Tensor, pe: Tensor) -> Tensor:
-    pairs = x.unflatten(-1, (-1, 1, 2))
-    return (pe[..., 0] * pairs[..., 0] + pe[..., 1] * pairs[..., 1]).flatten(-2)
-
-
-def _linear_rows(layer: nn.Linear, wanted: Sequence[Rows]) -> list[Tensor]:
-    return [linear(rows.input, layer.weight[rows.start : rows.stop]) for rows in wanted]

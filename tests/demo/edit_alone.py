@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 import standins
-from klein9b.klein.references import Fit, Frame, Size, fit_image, frame_image, restore_image
+from klein9b.klein.framing import Fit, Placement, Size, fit_image, place_image, restore_image
+from klein9b.klein.latent import LATENT_CHANNELS, latent_tokens
 from klein9b.klein.samplers import sample_euler, sample_res_2s
-from klein9b.klein.schedule import klein_sigmas, latent_tokens
+from klein9b.klein.schedule import klein_sigmas
 from standins.peers import sample
-from standins.transformer import CONTEXT, LATENT_CHANNELS
+from standins.transformer import CONTEXT
 
 from .diffusers_klein import ComputedOnce, InContext, Klein, decode, encode
 from .say import say, table
@@ -43,34 +44,34 @@ class Scene:
     """
 
     photographs: Sequence[Image.Image]
-    frames: Sequence[Frame]
+    placements: Sequence[Placement]
     prompt: Tensor
     noise: Tensor
 
     @classmethod
     def of(cls, photographs: Sequence[Image.Image]) -> Scene:
         several = len(photographs) > 1
-        frames = [frame_image(Size(*one.size), Fit.BFL, several=several) for one in photographs]
-        draw, grid = torch.Generator().manual_seed(42), frames[0].grid
+        placements = [place_image(Size(*one.size), Fit.BFL, several=several) for one in photographs]
+        draw, grid = torch.Generator().manual_seed(42), placements[0].grid
         prompt = torch.randn(1, PROMPT_TOKENS, CONTEXT, generator=draw)
         noise = torch.randn(1, LATENT_CHANNELS, grid.height // 16, grid.width // 16, generator=draw)
-        return cls(photographs, frames, prompt, noise)
+        return cls(photographs, placements, prompt, noise)
 
     def references(self, klein: Klein) -> list[Tensor]:
-        fitted = [fit_image(_pixels(one), frame) for one, frame in zip(self.photographs, self.frames, strict=True)]
-        return [encode(klein.pipeline, one) for one in fitted]
+        pairs = zip(self.photographs, self.placements, strict=True)
+        return [encode(klein.pipeline, fit_image(_pixels(one), placement)) for one, placement in pairs]
 
     def picture(self, klein: Klein, latent: Tensor) -> Image.Image:
         """At the pixel size and in the framing of image 1."""
-        restored = restore_image(decode(klein.pipeline, latent), _pixels(self.photographs[0]), self.frames[0])
+        restored = restore_image(decode(klein.pipeline, latent), _pixels(self.photographs[0]), self.placements[0])
         return Image.fromarray(np.rint(restored * 255).astype(np.uint8))
 
 
 def run(output: Path, *, side: int = SIDE) -> None:
     say("editing two photographs by stand-in weights: Klein's real tensor names at small dims, random numbers")
     scene = Scene.of([standins.photograph(name, longest_side=side) for name in PHOTOGRAPHS])
-    for i, frame in enumerate(scene.frames):
-        say(f"image {i + 1}: {frame.original}, fitted to {frame.grid}")
+    for i, placement in enumerate(scene.placements):
+        say(f"image {i + 1}: {placement.original}, fitted to {placement.grid}")
     with torch.inference_mode():
         rows = [*_rows(scene, InContext(), "edit two images", ("euler",), output)]
         rows += _rows(scene, ComputedOnce(), "KV edit two images", ("euler", "res_2s"), output)

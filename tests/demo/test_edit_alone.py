@@ -80,20 +80,25 @@ def test_another_order_of_references_would_be_seen(klein, scene, references, wan
 
 
 def test_the_picture_has_the_photographs_own_size_and_edge(klein, scene, latent):
-    photograph, picture, frame = scene.photographs[0], scene.picture(klein, latent), scene.frames[0]
-    assert picture.size == photograph.size != (frame.grid.width, frame.grid.height)
-    left_edge = (0, 0, frame.left, picture.height)
+    photograph, picture, placement = scene.photographs[0], scene.picture(klein, latent), scene.placements[0]
+    left, top, grid = placement.left, placement.top, placement.grid
+    assert picture.size == photograph.size != (grid.width, grid.height)
+    left_edge = (0, 0, left, picture.height)
     assert picture.crop(left_edge).tobytes() == photograph.crop(left_edge).tobytes()
-    inside = (frame.left, frame.top, frame.left + frame.grid.width, frame.top + frame.grid.height)
+    inside = (left, top, left + grid.width, top + grid.height)
     assert picture.crop(inside).tobytes() != photograph.crop(inside).tobytes()
+
+
+def forget(klein):
+    klein.store.begin_run(0, 0, 0)
 
 
 @pytest.mark.parametrize("klein", [ComputedOnce], indirect=True)
 def test_references_are_computed_once_for_every_sampler(klein, scene, references):
-    klein.store.clear()
+    forget(klein)
     euler, first = edit(klein, scene, references, "euler")
     again, second = edit(klein, scene, references, "res_2s")
-    klein.store.clear()
+    forget(klein)
     fresh, third = edit(klein, scene, references, "res_2s")
     assert (first, second, third) == ("computed once", "found again", "computed once")
     assert torch.equal(again, fresh) and not torch.equal(again, euler)

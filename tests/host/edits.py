@@ -85,8 +85,8 @@ def edit(
 def cached(model, **settings):
     """The model behind Klein 9B Reference Cache, and the lines it showed."""
     from klein9b.klein.kv_store import Storage
+    from klein9b.nodes.host.cache_run import Settings
     from klein9b.nodes.reference_cache import with_cached_references
-    from klein9b.nodes.reference_run import Settings
 
     shown = []
     chosen = {"storage": Storage.MODEL, "budget": 2**40, "approximate": ""} | settings

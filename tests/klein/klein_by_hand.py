@@ -3,7 +3,8 @@
 import math
 
 import torch
-from plain_klein import AXES, EPS, HEAD_DIM, HIDDEN, THETA
+
+from standins.plain_klein import AXES, EPS, HEAD_DIM, HIDDEN, THETA
 
 
 def silu(x):

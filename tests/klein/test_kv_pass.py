@@ -3,9 +3,9 @@
 import pytest
 import torch
 from klein_by_hand import ByHand
-from plain_klein import AXES, FUNCTIONS, HEAD_DIM, HEADS, drawn, klein, weights_of
 
 from klein9b.klein.kv_pass import reference_keys_values
+from standins.plain_klein import AXES, FUNCTIONS, HEAD_DIM, HEADS, drawn, klein, weights_of
 
 WEIGHTS = weights_of()
 BLOCKS = 2 + 3

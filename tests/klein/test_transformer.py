@@ -3,7 +3,6 @@
 import pytest
 import torch
 from klein_by_hand import ByHand, turns
-from plain_klein import AXES, FUNCTIONS, HEAD_DIM, HEADS, HIDDEN, drawn, klein, weights_of
 
 from klein9b.klein.transformer import (
     FP16_LIMIT,
@@ -13,6 +12,7 @@ from klein9b.klein.transformer import (
     single_block,
     single_block_keys_values,
 )
+from standins.plain_klein import AXES, FUNCTIONS, HEAD_DIM, HEADS, HIDDEN, drawn, klein, weights_of
 
 WEIGHTS = weights_of()
 BY_HAND = ByHand(WEIGHTS)

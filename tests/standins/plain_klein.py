@@ -6,12 +6,13 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-import standins
 from klein9b.kernels.eager.heads_norm_rope import RmsNorm
 from klein9b.kernels.eager.rotate import rotate
 from klein9b.klein.transformer import BlockFunctions
 
-HIDDEN, HEADS, HEAD_DIM = 256, 2, 128
+from .transformer import HEAD_DIM, LATENT_CHANNELS, count, transformer
+
+HIDDEN, HEADS = 256, 2
 EPS = 1e-6
 THETA, AXES = 2000, 4
 
@@ -72,7 +73,7 @@ class TimeIn(nn.Module):
 class Klein(nn.Module):
     def __init__(self, doubles, singles):
         super().__init__()
-        self.img_in = nn.Linear(128, HIDDEN, bias=False)
+        self.img_in = nn.Linear(LATENT_CHANNELS, HIDDEN, bias=False)
         self.time_in = TimeIn()
         self.double_stream_modulation_img, self.double_stream_modulation_txt = Modulation(2), Modulation(2)
         self.single_stream_modulation = Modulation(1)
@@ -98,13 +99,13 @@ def position_table(positions):
 
 
 def weights_of(*, seed=9, doubles=2, singles=3):
-    return standins.transformer(hidden=HIDDEN, double_blocks=doubles, single_blocks=singles, seed=seed)
+    return transformer(hidden=HIDDEN, double_blocks=doubles, single_blocks=singles, seed=seed)
 
 
 def klein(weights, dtype=torch.float32):
+    """The modules with a state dict of that width, which uses BFL's own names."""
     names = {name.replace("_norm.scale", "_norm.weight"): tensor for name, tensor in weights.items()}
-    count = [len({n.split(".")[1] for n in names if n.startswith(kind)}) for kind in ("double_blocks", "single_blocks")]
-    model = Klein(*count)
+    model = Klein(count(names, "double_blocks"), count(names, "single_blocks"))
     model.load_state_dict({name: names[name] for name in model.state_dict()})
     return model.to(dtype).requires_grad_(False)
 

@@ -33,7 +33,7 @@ def flux(dtype, kind="disable_weight_init"):
 
 
 def functions(options=None):
-    from klein9b.nodes.host_functions import host_functions
+    from klein9b.nodes.host.block_functions import host_functions
 
     return host_functions(options or {})
 
@@ -164,7 +164,7 @@ class TestNorm:
         return flux(dtype, kind).single_blocks[0].norm.query_norm
 
     def same(self, module, dtype):
-        from klein9b.nodes.host_functions import norm
+        from klein9b.nodes.host.block_functions import norm
 
         x = drawn(1, HEADS, TEXT, HEAD_DIM, seed=8, dtype=dtype)
         got = norm(module, x)
@@ -190,7 +190,7 @@ class TestNorm:
         """The host casts into one buffer a stream, so that a second cast overwrites the first."""
         import comfy.ops
 
-        from klein9b.nodes.host_functions import norm
+        from klein9b.nodes.host.block_functions import norm
 
         buffer, like = torch.empty(HEAD_DIM), drawn(1, 1, 1, HEAD_DIM, seed=8, dtype=torch.float32)
         monkeypatch.setattr(comfy.ops, "cast_bias_weight", lambda s, *_, **__: (buffer.copy_(s.weight), None, None))
@@ -202,7 +202,7 @@ class TestNorm:
 
 class TestLinearFeatures:
     def asked(self, linear):
-        from klein9b.nodes.host_functions import linear_features
+        from klein9b.nodes.host.block_functions import linear_features
 
         wide, narrow = (drawn(1, tokens, HIDDEN, seed=tokens, dtype=torch.float32) for tokens in (9, 4))
         got = linear_features(linear, (Features(wide, 256, 768), Features(narrow, 0, 256), Features(narrow, 768)))

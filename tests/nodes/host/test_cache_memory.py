@@ -43,7 +43,7 @@ class Card:
 
 @pytest.fixture
 def memory(management):
-    from klein9b.nodes.reference_memory import reference_memory
+    from klein9b.nodes.host.cache_memory import reference_memory
 
     return reference_memory(CARD, torch.device("cpu"))
 
@@ -112,7 +112,7 @@ def test_a_new_run_makes_room_by_moving_idle_references(management, monkeypatch,
 
 
 def test_the_runs_estimate_names_every_distinct_reference_once(comfy_host):
-    from klein9b.nodes.reference_run import reference_tokens
+    from klein9b.nodes.host.cache_run import reference_tokens
 
     a, b, c = reference(1, 6, 5), reference(2, 4, 8), reference(3, 2, 2)
     conds = {
@@ -211,7 +211,7 @@ def test_a_copy_with_weights_of_its_own_is_counted_too(comfy_host):
     copy = cached(model)[0].clone(force_deepcopy=True)
     assert copy.model is not model.model
     edit(copy, [reference(1)], steps=1)
-    from klein9b.nodes.reference_memory import memories
+    from klein9b.nodes.host.cache_memory import memories
 
     memory = memories.of(copy)
     assert len(memory.store.held()) == 1

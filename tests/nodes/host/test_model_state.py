@@ -104,7 +104,7 @@ class Changes(RuleBasedStateMachine):
 
     @rule(again=st.booleans())
     def look(self, again):
-        from klein9b.nodes.model_state import model_state
+        from klein9b.nodes.host.model_state import model_state
 
         self.store.begin_run(self.budget, 0, 0)
         run = ReferenceRun(self.store, self.storage)

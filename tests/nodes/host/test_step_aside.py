@@ -7,7 +7,7 @@ import torch
 
 from host.edits import cached, edit, klein_model, normal, reference
 
-LOGGER = "klein9b.nodes.reference_run"
+LOGGER = "klein9b.nodes.host.cache_run"
 
 
 @pytest.fixture
