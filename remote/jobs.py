@@ -43,7 +43,7 @@ from .pacing import backoff
 from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unknown
 from .recall import Recall
 from .request import body_digest, encode_body
-from .schema import Row
+from .schema import STATES, Row
 from .search import Search
 
 NOT_SENT_TRIES = 6
@@ -176,7 +176,9 @@ class Jobs:
             tell(self._progress(row, None, terms, deadline, reused=True))
             return row
         reused = row.state != "PLANNED"
-        drive = self._driven.get(row.id) or self._start(row, order, terms)
+        drive = self._driven.get(row.id)
+        if drive is None or drive.task.done():  # one that was cancelled before its first step is still there
+            drive = self._start(row, order, terms)
         drive.waiters += 1
         try:
             while not drive.task.done():
@@ -250,6 +252,8 @@ class Jobs:
                     row = self._journal.take(id)
                     if row is None or row.fingerprint != claimed.fingerprint:
                         raise _GoneError
+                    if row.state not in STATES:
+                        raise sqlite3.DatabaseError("a row makes no sense")
                     ending = explain.past(row)
                     if ending:
                         raise ending
@@ -265,7 +269,7 @@ class Jobs:
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error, row or claimed, drive) from None
         finally:
-            del self._driven[id]
+            self._driven.pop(id, None)
             with contextlib.suppress(sqlite3.Error):  # the disk's trouble must not hide what the job came to
                 self._journal.discard(id)
                 self._journal.release(id)

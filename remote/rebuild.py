@@ -26,7 +26,7 @@ from .job_files import JobFiles
 from .journal import LEASE_S, Journal
 from .redaction import RedactingFilter
 from .schema import Row, pictured
-from .table import BUSY_S
+from .table import connect
 from .vault import Vault
 
 JOURNAL_FILE, VAULT_FOLDER, FILES_FOLDER, LOCK_FILE = "jobs.sqlite", "results", "jobs", "jobs.lock"
@@ -123,7 +123,7 @@ def _sentence(aside: str, restored: int) -> str:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process at a time; the system lets go of a dead one's lock, since sqlite's locks are the system's."""
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as db:
+    with contextlib.closing(connect(path)) as db:
         try:
             db.execute("BEGIN EXCLUSIVE")
         except sqlite3.DatabaseError as error:
