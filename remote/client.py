@@ -33,6 +33,7 @@ from .protocol import (
     Status,
     Unknown,
 )
+from .quiet import quietly
 from .redaction import redact
 from .request import SLUG, encode_body
 
@@ -206,7 +207,8 @@ class Client:
         return await asyncio.wait_for(self._stream(http, request, limit), timeout_s)
 
     async def _stream(self, http: httpx.AsyncClient, request: httpx.Request, limit: int) -> Reply:
-        response = await http.send(request, stream=True)
+        with quietly():
+            response = await http.send(request, stream=True)
         try:
             body = b"" if response.status_code < 200 else await _bounded(response, limit)
         finally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import errno
+import sqlite3
+from collections.abc import Iterator, Sequence
 
 from . import protocol
 from .errors import (
@@ -17,12 +20,16 @@ from .errors import (
     StillRunning,
     Unreachable,
 )
-from .journal import OverspendError, Row
+from .inspection import is_damage
+from .journal import OverspendError
 from .protocol import Rejection
+from .schema import Row
 
+SENT = "What was sent is not sent again, and is charged if it completes"
 NOT_BILLED = "Segmind does not bill refused or failed jobs"
 WILL_BE_CHARGED = "Segmind has no cancel: the job is charged if it completes, and its picture is kept for you"
 PAID = "The job is paid"
+WAITS_THERE = "The job is paid, and its picture stays at Segmind for seven days"
 RUN_AGAIN = "Run the same inputs again to pick the job up; that costs nothing"
 
 
@@ -117,20 +124,60 @@ def over_cap(error: OverspendError) -> SpendCapReached:
     )
 
 
-def disk_failed(error: Exception, request_id: str | None = None) -> SegmindError:
-    return SegmindError(
-        f"The job journal or the store of pictures could not be read or written ({error})",
-        "What was sent before is not sent again, and nothing more was sent",
-        "Make room on the disk or correct the folder's permissions. " + RUN_AGAIN,
-        request_id=request_id,
+def history_unread(why: str) -> Unreachable:
+    return Unreachable(
+        "The job journal was lost and made anew, and the account's history, which shows what else has been paid,"
+        f" could not be read ({why})",
+        NOTHING_SENT,
+        "Check the key and the network, then run again; to pay for another picture without looking, set reuse to"
+        " always_new",
     )
+
+
+def may_be_paid(row: Row) -> SegmindError:
+    """The history shows a job that cannot be told from this one."""
+    known = "this prompt and these settings, with as many images" if row.prompt_start else "inputs it does not tell"
+    return SegmindError(
+        f"The job journal was lost and made anew, and the account's history shows a job with {known}: it may be this"
+        " one",
+        NOTHING_SENT,
+        "See its picture with Segmind Jobs, which costs nothing; to pay for another, set reuse to always_new",
+        request_id=row.request_id,
+    )
+
+
+def money_of(row: Row, sent: bool) -> str:
+    """What a job has cost or may cost.
+
+    Args:
+        sent: whether some of it has left this machine.
+    """
+    if row.state in ("COMPLETED", "KEPT") or row.cost_usd is not None:
+        return WAITS_THERE
+    return SENT if sent or row.state not in ("PLANNED", "SUBMITTING") else NOTHING_SENT
+
+
+def disk_failed(error: Exception, money: str, request_id: str | None = None) -> SegmindError:
+    """The journal, a job's file or the store of pictures could not be read or written."""
+    what, todo = _disk_words(error)
+    run_again = "Then run again" if money == NOTHING_SENT else RUN_AGAIN
+    return SegmindError(f"{what} ({error})", money, f"{todo}. {run_again}", request_id=request_id)
+
+
+@contextlib.contextmanager
+def on_disk(money: str, request_id: str | None = None) -> Iterator[None]:
+    """Says in our words what goes wrong on the disk inside it."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise disk_failed(error, money, request_id) from None
 
 
 def not_understood(error: Exception) -> SegmindError:
     """An answer, or this pack, did what nobody thought of."""
     return SegmindError(
         f"The job met something this pack does not know ({type(error).__name__}: {error})",
-        "What was sent before is not sent again, and is charged if it completes",
+        SENT,
         f"{RUN_AGAIN}; if it happens again, report it to the makers of this pack",
     )
 
@@ -144,3 +191,17 @@ def past(row: Row) -> SegmindError | None:
     if row.state == "REJECTED":
         return Rejected(row.note, NOT_BILLED, "Run again", status=0, words=row.note)
     return None
+
+
+def _disk_words(error: Exception) -> tuple[str, str]:
+    """What happened and what to do about it, without full stops."""
+    words, code = str(error).lower(), getattr(error, "errno", None)
+    if is_damage(error):
+        return "The job journal is damaged", "The next run sets it aside and makes it anew"
+    if "locked" in words:
+        return "Another program holds the job journal", "Close it, be it a second ComfyUI or a backup"
+    if "full" in words or code in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full: jobs and pictures cannot be written", "Make room on it"
+    if "readonly" in words or code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "The folder of jobs and pictures cannot be written", "Correct its permissions"
+    return "The job journal or the store of pictures could not be read or written", "Look after that disk"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -12,10 +13,12 @@ from .asking import Asker
 from .client import Client
 from .errors import DownloadRefused
 from .governor import Priority
-from .journal import Journal, Row
+from .job_files import JobFiles
+from .journal import Journal
 from .loose import media_type
 from .pacing import Cadence, Eta
 from .protocol import Metrics, Record, Rejection, Result, Retry, Status
+from .schema import Row
 from .vault import Kept
 
 LAG_S, LAG_TRIES = 10.0, 5
@@ -51,11 +54,13 @@ class Follower:
         client: Client,
         journal: Journal,
         store: Store,
+        files: JobFiles,
         check: Callable[[bytes], object],
         asker: Asker,
         rng: Random,
     ) -> None:
-        self._client, self._journal, self._store, self._check = client, journal, store, check
+        self._client, self._journal, self._check = client, journal, check
+        self._store, self._files = store, files
         self._asker, self._clock, self._rng = asker, asker.clock, rng
         self.eta = Eta(journal.durations_s())
 
@@ -74,7 +79,7 @@ class Follower:
             if isinstance(answer, Status):
                 saw(answer.state)
                 if answer.state == "FAILED":
-                    return self._journal.failed(row.id, answer.error or "no explanation")
+                    return self._failed(row, answer.error)
                 if answer.state == "COMPLETED":
                     self.eta.learn(self.age(row))
                     return await self._collect(row, until)
@@ -124,7 +129,7 @@ class Follower:
                 await asyncio.to_thread(self._check, answer.source.data)
                 return await self._store_bytes(row, answer.source.data)
             if isinstance(answer, Status) and answer.state == "FAILED":
-                return self._journal.failed(row.id, answer.error or "no explanation")
+                return self._failed(row, answer.error)
             if isinstance(answer, Rejection) and answer.status != 404:
                 raise explain.out_of_reach(row, f"{answer.status}: {answer.words}")
             if isinstance(answer, Retry) or self._clock.monotonic() >= soon:
@@ -139,7 +144,7 @@ class Follower:
             if record.url or record.state in FINAL:  # before that a cost of 0 means not charged yet
                 self._settle(row, Metrics(cost_usd=record.cost_usd))
             if record.state == "FAILED":
-                return self._journal.failed(row.id, record.error or "no explanation")
+                return self._failed(row, record.error)
             if record.url:
                 return self._journal.completed(row.id, record.url)
             if self.age(row) <= RECORD_S:
@@ -177,8 +182,15 @@ class Follower:
         return await self._asker.persist(lambda: self._client.download(url), until)
 
     async def _store_bytes(self, row: Row, data: bytes) -> None:
+        """The bytes, then what they are, then the row: where the row is lost, the file finds the picture."""
         kept = await asyncio.to_thread(self._store.put, data, media_type(data))
+        now = replace(self._journal.row(row.id) or row, sha256=kept.sha256)
+        await asyncio.to_thread(self._files.update, now)
         self._journal.kept(row.id, kept.sha256)
+
+    def _failed(self, row: Row, why: str) -> None:
+        self._journal.failed(row.id, why or "no explanation")
+        self._files.drop(row)
 
     async def _record(self, row: Row, until: float) -> Record | Retry | Rejection:
         call, host = (lambda: self._client.record(row.request_id or "")), self._client.hosts.account

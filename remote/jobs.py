@@ -14,6 +14,7 @@
 (e) Jobs of a batch know nothing of each other: `batch`.
 (f) The cap is reserved in the same transaction as SUBMITTING and settled with the real cost.
 (g) Whoever stops waiting leaves the driver alone once it has sent: `_leave`.
+(h) What a lost journal no longer knows is not sent again: `Recall` and `History`, before and in `_submit`.
 """
 
 from __future__ import annotations
@@ -24,21 +25,25 @@ import functools
 import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from . import explain
 from .asking import Asker
 from .client import Client
-from .errors import SegmindError, SpendCapReached
+from .errors import NOTHING_SENT, SegmindError, SpendCapReached
 from .following import Follower, Store
 from .governor import Governor, Priority
+from .history import History
 from .images import Encoded, data_url
-from .journal import Journal, OverspendError, Row
+from .job_files import JobFiles
+from .journal import Journal, OverspendError
 from .orders import Order, Progress, Terms
 from .pacing import backoff
 from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unknown
+from .recall import Recall
 from .request import body_digest, encode_body
+from .schema import STATES, Row
 from .search import Search
 
 NOT_SENT_TRIES = 6
@@ -79,16 +84,18 @@ class Jobs:
         client: Client,
         journal: Journal,
         store: Store,
+        files: JobFiles,
         check: Callable[[bytes], object],
         *,
         governor: Governor | None = None,
         rng: Random | None = None,
     ) -> None:
-        self._client, self._journal, self._store = client, journal, store
+        self._client, self._journal, self._store, self._files = client, journal, store, files
         self._governor, self._rng = governor or Governor(), rng or Random()
         self._clock, self._asker = self._governor.clock, Asker(self._governor, self._rng)
-        self._follower = Follower(client, journal, store, check, self._asker, self._rng)
+        self._follower = Follower(client, journal, store, files, check, self._asker, self._rng)
         self._search = Search(client, journal, self._asker, self._follower.age)
+        self._recall, self._history = Recall(journal, files, store), History(client, journal, self._asker)
         self._driven: dict[int, _Drive] = {}
         self._closing = False
         self._uploading = asyncio.Lock()
@@ -116,7 +123,7 @@ class Jobs:
             except SegmindError as error:
                 return error
             except (sqlite3.Error, OSError) as error:
-                return explain.disk_failed(error)
+                return explain.disk_failed(error, NOTHING_SENT)
             except Exception as error:
                 return explain.not_understood(error)
 
@@ -169,7 +176,9 @@ class Jobs:
             tell(self._progress(row, None, terms, deadline, reused=True))
             return row
         reused = row.state != "PLANNED"
-        drive = self._driven.get(row.id) or self._start(row, order, terms)
+        drive = self._driven.get(row.id)
+        if drive is None or drive.task.done():  # one that was cancelled before its first step is still there
+            drive = self._start(row, order, terms)
         drive.waiters += 1
         try:
             while not drive.task.done():
@@ -179,6 +188,8 @@ class Jobs:
                 if left <= 0:
                     raise self._too_late(now, terms)
                 await self._first_of(drive.task, min(left, TELL_S))
+        except (sqlite3.Error, OSError) as error:
+            raise self._trouble(error, row, drive) from None
         finally:
             self._leave(drive, terms)
         return self._outcome(drive, terms)
@@ -241,6 +252,8 @@ class Jobs:
                     row = self._journal.take(id)
                     if row is None or row.fingerprint != claimed.fingerprint:
                         raise _GoneError
+                    if row.state not in STATES:
+                        raise sqlite3.DatabaseError("a row makes no sense")
                     ending = explain.past(row)
                     if ending:
                         raise ending
@@ -253,8 +266,10 @@ class Jobs:
         except SegmindError as error:
             error.request_id = error.request_id or (row.request_id if row else None)
             raise
+        except (sqlite3.Error, OSError) as error:
+            raise self._trouble(error, row or claimed, drive) from None
         finally:
-            del self._driven[id]
+            self._driven.pop(id, None)
             with contextlib.suppress(sqlite3.Error):  # the disk's trouble must not hide what the job came to
                 self._journal.discard(id)
                 self._journal.release(id)
@@ -262,6 +277,8 @@ class Jobs:
     async def _step(self, row: Row, order: Order | None, drive: _Drive, horizon: float) -> None:
         if row.owner != self._journal.owner:
             await self._clock.sleep(JOIN_S)
+        elif await self._recall.further(row):
+            return
         elif row.state == "PLANNED" and order:
             await self._submit(row, order, drive)
         elif row.state == "UNKNOWN":
@@ -275,6 +292,8 @@ class Jobs:
 
     async def _submit(self, row: Row, order: Order, drive: _Drive) -> None:
         """PLANNED to whatever the server says. Sends again only after proof that nothing was accepted."""
+        if not drive.terms.always_new and await self._history.look_back(order):
+            raise _GoneError  # claim again: it may have come back
         drive.state = "UPLOADING" if order.references else ""
         body = order.request.body([await self._online(reference) for reference in order.references])
         drive.state = ""
@@ -298,18 +317,24 @@ class Jobs:
         """
         async with self._governor.turn(Priority.SUBMIT, host=self._client.hosts.api) as turn:
             drive.sent = True
-            if not self._reserve(row, digest, drive):
+            sent = self._reserve(row, digest, drive)
+            if sent is None:
+                return None
+            if not self._begin(sent, drive):
+                await self._recall.sent_before(sent)
                 return None
             answer = await self._client.submit(wire)
             if isinstance(answer, Accepted):
-                await self._accepted(row, answer.request_id)
+                await self._accepted(sent, answer.request_id)
             elif isinstance(answer, Unknown):
                 self._journal.unknown(row.id, answer.why)
             elif isinstance(answer, Rejection) and not answer.throttled:
                 refusal = explain.rejected(answer)
                 self._journal.rejected(row.id, refusal.what)
+                self._files.drop(row)
                 raise refusal
             else:
+                self._files.drop(row)
                 self._journal.not_sent(row.id)
                 drive.sent = False
                 turn.unreachable() if isinstance(answer, NotSent) else turn.limited(answer.hint_s)
@@ -318,26 +343,44 @@ class Jobs:
 
     async def _accepted(self, row: Row, request_id: str) -> None:
         """The one write that must not be lost: tried again, and if all fail the error names the job."""
+        with contextlib.suppress(OSError):
+            self._files.update(replace(row, request_id=request_id))
         for pause in (*WRITE_AGAIN_S, None):
             try:
                 return self._journal.accepted(row.id, request_id)
             except sqlite3.Error as error:
                 if pause is None:
-                    raise explain.disk_failed(error, request_id) from None
+                    raise explain.disk_failed(error, explain.SENT, request_id) from None
                 await self._clock.sleep(pause)
 
-    def _reserve(self, row: Row, digest: str, drive: _Drive) -> bool:
-        """Puts SUBMITTING and the reservation on disk; False when the row is no longer ours to send."""
+    def _reserve(self, row: Row, digest: str, drive: _Drive) -> Row | None:
+        """Puts SUBMITTING and the reservation on disk; None when the row is no longer ours to send."""
+        estimate, terms = self._journal.estimate_usd, drive.terms
         try:
-            return self._journal.submitting(
-                row.id,
-                digest,
-                budget=drive.terms.budget,
-                cap_usd=drive.terms.max_cost_usd,
-                estimate_usd=self._journal.estimate_usd(),
+            ours = self._journal.submitting(
+                row.id, digest, budget=terms.budget, cap_usd=terms.max_cost_usd, estimate_usd=estimate()
             )
+            return self._journal.row(row.id) if ours else None
         except OverspendError as error:
             raise explain.over_cap(error) from None
+        except sqlite3.Error:
+            drive.sent = False
+            raise
+
+    def _begin(self, row: Row, drive: _Drive) -> bool:
+        """Makes the job's file; False when there is one, so that this attempt has been sent already."""
+        try:
+            return self._files.begin(row)
+        except OSError:
+            drive.sent = False
+            self._journal.not_sent(row.id)
+            raise
+
+    def _trouble(self, error: Exception, row: Row, drive: _Drive) -> SegmindError:
+        """What the disk's trouble means for the money of a job."""
+        with contextlib.suppress(sqlite3.Error):
+            row = self._journal.row(row.id) or row
+        return explain.disk_failed(error, explain.money_of(row, drive.sent), row.request_id)
 
     async def _online(self, reference: Encoded) -> str:
         """The address of an uploaded image; the same bytes are uploaded once."""

@@ -21,27 +21,23 @@ clock being right, only on these compare-and-sets. The key is never here, of the
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from .rebuilt import RebuiltTable
 from .redaction import redact
-from .schema import SCHEMA, SCHEMA_VERSION, Row
+from .schema import Row, adopted, pictured
 
 PROMPT_START = 60
 LEASE_S = 10.0
 UNKNOWN_SETTLED_S = 60.0
-BUSY_S = 30.0
 AVERAGE_COST_USD = 0.0402  # published average for this model, 2026-08
 
 OPEN = ("PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
 UNBILLED = ("FAILED", "REJECTED")
-
-_COLUMNS = ", ".join(field.name for field in fields(Row))
 
 
 class OverspendError(Exception):
@@ -52,7 +48,7 @@ class OverspendError(Exception):
         self.committed_usd, self.estimate_usd, self.cap_usd = committed_usd, estimate_usd, cap_usd
 
 
-class Journal:
+class Journal(RebuiltTable):
     """The journal of one folder. Use from one thread; other processes may have it open too.
 
     Args:
@@ -62,21 +58,17 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time, lease_s: float = LEASE_S) -> None:
-        self.owner = uuid.uuid4().hex
-        self._now, self._lease_s = now, lease_s
-        self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-        _set_wal(self._db)
-        for pragma in ("synchronous=FULL", "fullfsync=ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._migrate(path)
-        path.chmod(0o600)
+        super().__init__(path, now)
+        self.owner, self._lease_s = uuid.uuid4().hex, lease_s
 
     def close(self) -> None:
         """Leaves every job free for others to take."""
-        with self._write() as db:
-            db.execute("UPDATE jobs SET owner = NULL WHERE owner = ?", (self.owner,))
-            db.execute("DELETE FROM owners WHERE owner = ?", (self.owner,))
-        self._db.close()
+        try:
+            with self._write() as db:
+                db.execute("UPDATE jobs SET owner = NULL WHERE owner = ?", (self.owner,))
+                db.execute("DELETE FROM owners WHERE owner = ?", (self.owner,))
+        finally:
+            self._db.close()
 
     def beat(self) -> None:
         """Tells other processes that this one lives; call every second or two."""
@@ -112,7 +104,7 @@ class Journal:
             db.execute(
                 "INSERT INTO jobs (fingerprint, attempt, state, prompt_start, request_id, created_at,"
                 " submitted_at) VALUES (?, 1, 'ACCEPTED', '', ?, ?, ?)",
-                (_adopted(request_id), request_id, self._now(), self._now()),
+                (adopted(request_id), request_id, self._now(), self._now()),
             )
             return self._last_inserted()
 
@@ -208,7 +200,10 @@ class Journal:
             )
 
     def kept(self, id: int, sha256: str) -> None:
+        """The row now says where its picture is from, which until then may have been known by its hash alone."""
         self._move(id, ("ACCEPTED", "COMPLETED"), "KEPT", sha256=sha256)
+        with self._write() as db:
+            db.execute("DELETE FROM jobs WHERE fingerprint = ?", (pictured(sha256),))
 
     def lost_bytes(self, id: int) -> None:
         """KEPT back to ACCEPTED: the vault no longer has them, Segmind may."""
@@ -272,29 +267,6 @@ class Journal:
         with self._write() as db:
             db.execute("REPLACE INTO uploads VALUES (?, ?, ?, ?)", (sha256, host, url, self._now()))
 
-    def _migrate(self, path: Path) -> None:
-        with self._write() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in filter(str.strip, SCHEMA.split(";\n")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise RuntimeError(
-                    f"The job journal {path} has version {version}, this pack knows {SCHEMA_VERSION}."
-                    " Nothing was sent and nothing was charged. Update the pack."
-                )
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
     def _move(self, id: int, before: tuple[str, ...], after: str, **values: str) -> None:
         """`before` to `after`; a row that another process has moved on already stays as it is."""
         if "note" in values:
@@ -310,7 +282,7 @@ class Journal:
     def _name(self, id: int, request_id: str, *before: str) -> bool:
         """Gives a row its request_id; what `adopt` knows under that name becomes this row's, which has the inputs."""
         row, holder = self._one("id = ?", id), self._one("request_id = ?", request_id)
-        if row is None or row.state not in before or (holder and holder.fingerprint != _adopted(request_id)):
+        if row is None or row.state not in before or (holder and holder.fingerprint != adopted(request_id)):
             return False
         known = holder or replace(row, state="ACCEPTED", note="")
         learnt = (known.state, known.note, known.url, known.sha256, known.cost_usd, known.remaining_usd)
@@ -336,28 +308,3 @@ class Journal:
         row = self._one("id = last_insert_rowid()")
         assert row is not None
         return row
-
-    def _one(self, where: str, *values: object) -> Row | None:
-        return next(self._select(where, *values), None)
-
-    def _select(self, where: str, *values: object) -> Iterator[Row]:
-        for found in self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values):
-            yield Row(*found)
-
-
-def _adopted(request_id: str) -> str:
-    """The fingerprint of a row whose inputs are not known here."""
-    return f"request {request_id}"
-
-
-def _set_wal(db: sqlite3.Connection) -> None:
-    """Switches to write-ahead logging; sqlite does not wait by itself while another process does the same."""
-    until = time.monotonic() + BUSY_S
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)

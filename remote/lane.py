@@ -2,8 +2,9 @@
 
     run(requests, images, ...)   pictures for requests, from any event loop; the work is done on another
     recover(request_id, ...)     one picture by its request_id
-    list_jobs(directory)         the journal, newest first
     balance(...)                 dollars left
+    list_jobs(directory)         the journal, newest first; no key, no network
+    kept_picture(name, ...)      a picture that is kept here; no key, no network
 
 A lane is one account on one folder. Lanes live on the worker's thread for as long as the process does.
 """
@@ -14,13 +15,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import sqlite3
 import threading
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,56 +32,28 @@ from .clock import Clock
 from .errors import NOTHING_SENT, BadInput, SegmindError
 from .governor import Governor
 from .images import Decoded, Encoded
+from .inspection import flaw
+from .job_files import JobFiles
 from .jobs import Jobs
-from .journal import LEASE_S, Journal, Row
+from .journal import LEASE_S, Journal
 from .keys import Hosts, Key, refuse_secrets
-from .orders import Order, Progress, Terms
+from .local import Picture, kept_picture, list_jobs, picture_of
+from .orders import Options, Order, Progress
 from .protocol import Credits, Rejection, Retry
-from .request import KleinRequest
+from .rebuild import FILES_FOLDER, JOURNAL_FILE, VAULT_FOLDER, open_journal
+from .request import KleinRequest, check_reference_count
+from .schema import Row
 from .vault import Vault
 from .worker import Worker
 
-JOURNAL_FILE, VAULT_FOLDER = "jobs.sqlite", "results"
+__all__ = ["Lane", "Options", "Picture", "balance", "kept_picture", "list_jobs", "recover", "run"]
+
 WATCH_S = 0.1
 STANDING_S, STANDING_STEP_S = 0.14, 0.01
 RUNS_ON = ("SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
 BALANCE_S = 30.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a run goes, as the node's widgets have it.
-
-    Args:
-        timeout_s: when to stop waiting, 1 to 3300.
-        on_item_error: "raise" the first error once all jobs have ended, or "skip" what failed.
-        max_cost_usd: what this run may spend; 0 for no limit.
-        reuse: "auto", or "always_new" to pay for another picture of inputs that have one already.
-    """
-
-    timeout_s: float = 900.0
-    on_item_error: str = "raise"
-    max_cost_usd: float = 0.0
-    reuse: str = "auto"
-
-    def __post_init__(self) -> None:
-        good = self.on_item_error in ("raise", "skip") and self.reuse in ("auto", "always_new")
-        if not good or not 1 <= self.timeout_s <= 3300 or not 0 <= self.max_cost_usd < float("inf"):
-            raise BadInput(f"These options are not possible: {self}", NOTHING_SENT, "Correct them")
-
-    def terms(self) -> Terms:
-        cap = self.max_cost_usd or None
-        return Terms(self.timeout_s, self.reuse == "always_new", uuid.uuid4().hex, cap)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A finished job. `receipt` is plain JSON: request_id, seed, costs, seconds, sha256; never a key."""
-
-    decoded: Decoded
-    receipt: dict[str, Any]
 
 
 @dataclass
@@ -90,11 +63,13 @@ class _Run:
     Args:
         left: its jobs have been told that nobody waits.
         uploads: what was changed on the images before they left.
+        news: what befell the journal.
     """
 
     progress: list[Progress | None]
     left: bool = False
     uploads: tuple[str, ...] = ()
+    news: tuple[str, ...] = ()
 
     def jobs(self) -> list[int]:
         return [item.job for item in self.progress if item]
@@ -126,6 +101,7 @@ async def run(
     """
     for request in requests:
         refuse_secrets(request.texts())
+        check_reference_count({"connected images": len(arrays), "image_urls": len(request.image_urls)})
     lane = _lane(directory, key, hosts)
     return await lane.run(requests, arrays, options or Options(), on_progress, cancelled, on_skip)
 
@@ -146,12 +122,6 @@ async def recover(
 async def balance(*, directory: Path, key: Key, hosts: Hosts) -> Credits:
     """Dollars left on the account; the cheapest way to learn whether a key works."""
     return await _lane(directory, key, hosts).balance()
-
-
-def list_jobs(directory: Path, limit: int = 100) -> list[Row]:
-    """The journal, newest first. Needs no key and no network."""
-    with contextlib.closing(_journal(directory)) as journal:
-        return journal.rows(limit)
 
 
 class Lane:
@@ -176,6 +146,7 @@ class Lane:
         self._worker, self._governor, self._lease_s = worker or _WORKER, governor, lease_s
         self._opened: tuple[Jobs, Client, Journal, Vault] | None = None
         self._beating: asyncio.Task[None] | None = None
+        self._gate, self._users, self._news = asyncio.Lock(), 0, list[str]()
 
     async def run(
         self,
@@ -191,7 +162,7 @@ class Lane:
         work = self._worker.submit(self._batch(requests, arrays, options, going))
         outcomes = await self._watch(work, going, on_progress, cancelled)
         pictures = [
-            _picture(*item, reused=bool(seen and seen.reused), uploads=going.uploads)
+            picture_of(*item, reused=bool(seen and seen.reused), uploads=going.uploads, news=going.news)
             for item, seen in zip(outcomes, going.progress)
             if not isinstance(item, SegmindError)
         ]
@@ -208,7 +179,7 @@ class Lane:
     ) -> Picture:
         going = _Run([None])
         work = self._worker.submit(self._recover(request_id, options, going))
-        return _picture(*await self._watch(work, going, cancelled=cancelled), reused=True)
+        return picture_of(*await self._watch(work, going, cancelled=cancelled), reused=True)
 
     async def balance(self) -> Credits:
         answer = await self._watch(self._worker.submit(self._balance()), _Run([]))
@@ -256,22 +227,43 @@ class Lane:
         asked = self._worker.submit(self._standing(going))
         until = time.monotonic() + STANDING_S
         while time.monotonic() < until:
-            if asked.done():
+            if asked.done() and not asked.exception():
                 return explain.interrupted(*asked.result())
             await asyncio.sleep(STANDING_STEP_S)
         return explain.interrupted([], len(going.jobs()))
 
     # On the worker's thread
 
+    @contextlib.asynccontextmanager
+    async def _jobs(self) -> AsyncIterator[Jobs]:
+        """The jobs of the folder for one run; opened anew when the journal was lost or damaged since the last."""
+        async with self._gate:
+            if self._opened and not self._users and not await asyncio.to_thread(self._is_whole, self._opened[2]):
+                await self._close()
+            jobs, *_ = self._open()
+            self._users += 1
+        try:
+            yield jobs
+        finally:
+            self._users -= 1
+
+    def _is_whole(self, journal: Journal) -> bool:
+        try:
+            return journal.is_in_place() and not flaw(self._directory / JOURNAL_FILE)
+        except (SegmindError, sqlite3.Error, OSError):
+            return False  # opening it says why
+
     def _open(self) -> tuple[Jobs, Client, Journal, Vault]:
         if self._opened is None:
             governor = self._governor()
-            journal = _journal(self._directory, self._lease_s, governor.clock.wall)
-            vault = Vault(self._directory / VAULT_FOLDER)
-            client = Client(self._hosts, self._key, timeouts=self._timeouts, wall=governor.clock.wall)
-            jobs = Jobs(client, journal, vault, images.decode, governor=governor)
+            clock, tell = governor.clock, self._news.append
+            journal = open_journal(self._directory, lease_s=self._lease_s, now=clock.wall, tell=tell)
+            with explain.on_disk(NOTHING_SENT):
+                vault, files = Vault(self._directory / VAULT_FOLDER), JobFiles(self._directory / FILES_FOLDER)
+                client = Client(self._hosts, self._key, timeouts=self._timeouts, wall=clock.wall)
+                jobs = Jobs(client, journal, vault, files, images.decode, governor=governor)
             self._opened = jobs, client, journal, vault
-            self._beating = asyncio.ensure_future(_beat(jobs, journal, governor.clock, self._lease_s / 4))
+            self._beating = asyncio.ensure_future(_beat(jobs, journal, clock, self._lease_s / 4))
         return self._opened
 
     async def _batch(
@@ -281,39 +273,42 @@ class Lane:
         options: Options,
         going: _Run,
     ) -> list[tuple[Row, Decoded] | SegmindError]:
-        jobs, *_ = self._open()
-        references = tuple([await _encoded(array, place) for place, array in enumerate(arrays, 1)])
-        going.uploads = tuple(f"image {i}: {one.note}" for i, one in enumerate(references, 1) if one.note)
-        orders = [Order(request, references) for request in requests]
-        try:
-            rows = await jobs.batch(orders, options.terms(), going.progress.__setitem__)
-        finally:
-            going.left = True
-        return [row if isinstance(row, SegmindError) else await self._decoded(row) for row in rows]
+        async with self._jobs() as jobs:
+            going.news, self._news = tuple(self._news), []
+            references = tuple([await _encoded(array, place) for place, array in enumerate(arrays, 1)])
+            going.uploads = tuple(f"image {i}: {one.note}" for i, one in enumerate(references, 1) if one.note)
+            orders = [Order(request, references) for request in requests]
+            try:
+                rows = await jobs.batch(orders, options.terms(), going.progress.__setitem__)
+            finally:
+                going.left = True
+            return [row if isinstance(row, SegmindError) else await self._decoded(row) for row in rows]
 
     async def _recover(self, request_id: str, options: Options, going: _Run) -> tuple[Row, Decoded]:
-        jobs, *_ = self._open()
-        try:
-            tell = functools.partial(going.progress.__setitem__, 0)
-            row = await jobs.recover(request_id, options.terms(), tell)
-        finally:
-            going.left = True
-        picture = await self._decoded(row)
+        async with self._jobs() as jobs:
+            try:
+                tell = functools.partial(going.progress.__setitem__, 0)
+                with explain.on_disk(NOTHING_SENT, request_id):
+                    row = await jobs.recover(request_id, options.terms(), tell)
+            finally:
+                going.left = True
+            picture = await self._decoded(row)
         if isinstance(picture, SegmindError):
             raise picture
         return picture
 
     async def _decoded(self, row: Row) -> tuple[Row, Decoded] | SegmindError:
         *_, vault = self._open()
-        data = await asyncio.to_thread(vault.get, row.sha256)
         try:
+            with explain.on_disk(explain.PAID, row.request_id):
+                data = await asyncio.to_thread(vault.get, row.sha256)
             return (row, await asyncio.to_thread(images.decode, data)) if data else explain.lost(row)
         except SegmindError as error:
             return error
 
     async def _balance(self) -> Credits | Retry | Rejection:
-        jobs, *_ = self._open()
-        return await jobs.credits(BALANCE_S)
+        async with self._jobs() as jobs:
+            return await jobs.credits(BALANCE_S)
 
     async def _standing(self, going: _Run) -> tuple[list[str], int]:
         """The request_ids of the jobs that run on, and how many more may have been accepted."""
@@ -327,11 +322,12 @@ class Lane:
     async def _close(self) -> None:
         if self._opened and self._beating:
             jobs, client, journal, _ = self._opened
+            self._opened = None
             self._beating.cancel()
             await jobs.close()
             await client.aclose()
-            journal.close()
-        self._opened = None
+            with contextlib.suppress(sqlite3.Error):  # it knows as much as the disk let it
+                journal.close()
 
 
 _WORKER = Worker()
@@ -344,16 +340,12 @@ def _lane(directory: Path, key: Key, hosts: Hosts) -> Lane:
         return _LANES.setdefault((directory, key, hosts), Lane(directory, key, hosts))
 
 
-def _journal(directory: Path, lease_s: float = LEASE_S, now: Callable[[], float] = time.time) -> Journal:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Journal(directory / JOURNAL_FILE, lease_s=lease_s, now=now)
-
-
 async def _beat(jobs: Jobs, journal: Journal, clock: Clock, every_s: float) -> None:
     while True:
         await clock.sleep(every_s)
         if jobs.busy:
-            journal.beat()
+            with contextlib.suppress(sqlite3.Error):  # the disk may be better the next time
+                journal.beat()
 
 
 async def _encoded(array: npt.NDArray[np.float32], place: int) -> Encoded:
@@ -362,22 +354,3 @@ async def _encoded(array: npt.NDArray[np.float32], place: int) -> Encoded:
         return await asyncio.to_thread(images.encode, array)
     except BadInput as error:
         raise BadInput(f"Image {place}: {error.what}", error.money, error.todo) from None
-
-
-def _picture(row: Row, decoded: Decoded, reused: bool, uploads: tuple[str, ...] = ()) -> Picture:
-    receipt = {
-        "request_id": row.request_id,
-        "seed": row.seed,
-        "cost_usd": row.cost_usd,
-        "remaining_usd": row.remaining_usd,
-        "queue_seconds": row.queue_s,
-        "inference_seconds": row.inference_s,
-        "sha256": row.sha256,
-        "width": decoded.width,
-        "height": decoded.height,
-        "media_type": decoded.media_type,
-        "reused": reused,
-        "note": decoded.note,
-        "uploads": list(uploads),
-    }
-    return Picture(decoded, receipt)

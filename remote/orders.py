@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 
+from .errors import NOTHING_SENT, BadInput
 from .images import Encoded
 from .protocol import Metrics
 from .request import KleinRequest
@@ -34,6 +36,32 @@ class Terms:
     always_new: bool = False
     budget: str = ""
     max_cost_usd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run goes, as the node's widgets have it.
+
+    Args:
+        timeout_s: when to stop waiting, 1 to 3300.
+        on_item_error: "raise" the first error once all jobs have ended, or "skip" what failed.
+        max_cost_usd: what this run may spend; 0 for no limit.
+        reuse: "auto", or "always_new" to pay for another picture of inputs that have one already.
+    """
+
+    timeout_s: float = 900.0
+    on_item_error: str = "raise"
+    max_cost_usd: float = 0.0
+    reuse: str = "auto"
+
+    def __post_init__(self) -> None:
+        good = self.on_item_error in ("raise", "skip") and self.reuse in ("auto", "always_new")
+        if not good or not 1 <= self.timeout_s <= 3300 or not 0 <= self.max_cost_usd < float("inf"):
+            raise BadInput(f"These options are not possible: {self}", NOTHING_SENT, "Correct them")
+
+    def terms(self) -> Terms:
+        cap = self.max_cost_usd or None
+        return Terms(self.timeout_s, self.reuse == "always_new", uuid.uuid4().hex, cap)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .loose import amount, from_base64, is_image, loads, mapping, moment, one_line
-from .request import SLUG, body_digest
+from .request import SLUG, body_digest, read_inputs
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
@@ -129,11 +129,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Record:
-    """One request as the account's history shows it. `body_digest` is empty if its inputs are unreadable."""
+    """One request as the account's history shows it. `inputs` and `body_digest` are empty if it does not tell."""
 
     request_id: str
     state: str
     body_digest: str
+    inputs: dict[str, Any] = field(default_factory=dict)
     created_at: float | None = None
     url: str = ""
     error: str = ""
@@ -333,6 +334,7 @@ def _record(row: object) -> Record | None:
         request_id=request_id,
         state=one_line(state).upper() if isinstance(state, str) else "",
         body_digest=body_digest(row.get("request_body")),
+        inputs=read_inputs(row.get("request_body")),
         created_at=moment(row.get("model_created") or row.get("created_at")),
         url=url if isinstance(url, str) else "",
         error=one_line(" / ".join(_said(row))),

@@ -11,7 +11,7 @@ import hashlib
 import ipaddress
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ ASPECT_RATIOS = (
     "1:1", "match_input_image", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9",
 )  # fmt: skip
 MAX_SEED = 2**32 - 1
+MAX_REFERENCES = 10
 MAX_URL = 4096
 MAX_HISTORY_BODY = 1 << 20
 
@@ -100,7 +101,7 @@ class KleinRequest:
             references: sha256 of each image as it would be uploaded, in order.
             base_url: the gateway; a job on one server is not a job on another.
         """
-        return _digest({"base_url": base_url, "slug": SLUG, "references": list(references), **self.body()})
+        return fingerprint_of(self.body(), references, base_url)
 
     def texts(self) -> dict[str, str]:
         """Every text a person may have typed, by its name."""
@@ -119,21 +120,57 @@ def encode_body(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def body_digest(body: object) -> str:
-    """Recognises a request in the account's history; empty when `body` cannot be read as one.
+def fingerprint_of(body: Mapping[str, Any], references: Sequence[str], base_url: str) -> str:
+    """The fingerprint of a request by its body without uploads; see `KleinRequest.fingerprint`."""
+    return _digest({"base_url": base_url, "slug": SLUG, "references": list(references), **body})
+
+
+def read_inputs(body: object) -> dict[str, Any]:
+    """The parameters in a body as the account's history shows it, without the empty ones; empty when unreadable.
 
     The history gives the inputs as an object, as JSON text or as the text of a Python dict, and may add keys.
     """
     if isinstance(body, str):
         body = _parse(body[: MAX_HISTORY_BODY + 1])
     if not isinstance(body, dict) or "prompt" not in body:
-        return ""
+        return {}
     said = {name: value for name, value in body.items() if name in _FIELDS and value not in (None, [], "")}
-    ours = {name: _shortest(value) for name, value in said.items()}
+    inputs = {name: _shortest(value) for name, value in said.items()}
     try:
-        return _digest(ours)
+        _digest(inputs)
     except (TypeError, ValueError, RecursionError):
-        return ""
+        return {}
+    return inputs
+
+
+def body_digest(body: object) -> str:
+    """Recognises a request in the account's history; empty when `body` cannot be read as one."""
+    inputs = read_inputs(body)
+    return _digest(inputs) if inputs else ""
+
+
+def outline(inputs: Mapping[str, Any]) -> str:
+    """A digest of everything but which images: uploads of the same pixels have other addresses each time."""
+    urls = inputs.get("image_urls")
+    return _digest({**inputs, "image_urls": len(urls) if isinstance(urls, (list, tuple)) else 0})
+
+
+def check_reference_count(counts: Mapping[str, int]) -> None:
+    """Refuses more references than a request may have, before any of them is uploaded.
+
+    Args:
+        counts: how many come from where, in order.
+
+    Raises:
+        BadInput: more than ten.
+    """
+    total = sum(counts.values())
+    if total > MAX_REFERENCES:
+        told = ", ".join(f"{count} from {name}" for name, count in counts.items() if count)
+        _refuse(
+            f"There are {total} reference images ({told}), and a request takes at most {MAX_REFERENCES}",
+            "Connect fewer: every frame of a batch counts as one, and so does every line of image_urls",
+        )
 
 
 def check_image_url(url: str) -> None:

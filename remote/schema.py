@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sqlite3
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from .errors import NOTHING_SENT, SegmindError
 
 SCHEMA_VERSION = 1
+
+STATES = (
+    "PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED", "KEPT", "FAILED", "REJECTED", "EXPIRED",
+)  # fmt: skip
 
 SCHEMA = """
 CREATE TABLE jobs (
@@ -39,6 +47,10 @@ CREATE TABLE uploads (
 );
 """
 
+# One row for each time that jobs came back from elsewhere; `history_read_at` is NULL until the account's history
+# has been read for what nothing here remembers.
+REBUILDS = "CREATE TABLE IF NOT EXISTS rebuilds (rebuilt_at REAL NOT NULL, history_read_at REAL)"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,20 +60,58 @@ class Row:
     fingerprint: str
     attempt: int
     state: str
-    owner: str | None
-    prompt_start: str
-    seed: int | None
-    body_digest: str
-    request_id: str | None
-    url: str
-    sha256: str
-    note: str
-    budget: str
-    reserved_usd: float
-    cost_usd: float | None
-    remaining_usd: float | None
-    queue_s: float | None
-    inference_s: float | None
-    created_at: float
-    submitted_at: float | None
-    changed_at: float | None
+    owner: str | None = None
+    prompt_start: str = ""
+    seed: int | None = None
+    body_digest: str = ""
+    request_id: str | None = None
+    url: str = ""
+    sha256: str = ""
+    note: str = ""
+    budget: str = ""
+    reserved_usd: float = 0.0
+    cost_usd: float | None = None
+    remaining_usd: float | None = None
+    queue_s: float | None = None
+    inference_s: float | None = None
+    created_at: float = 0.0
+    submitted_at: float | None = None
+    changed_at: float | None = None
+
+
+def adopted(request_id: str) -> str:
+    """The fingerprint of a row whose inputs are not known here."""
+    return f"request {request_id}"
+
+
+def pictured(sha256: str) -> str:
+    """The fingerprint of a row of which only the picture is known."""
+    return f"picture {sha256}"
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def create_tables(db: sqlite3.Connection, path: Path) -> None:
+    """Makes what is missing, inside the caller's transaction.
+
+    Raises:
+        SegmindError: a newer version of this pack wrote the journal.
+    """
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, SCHEMA_VERSION):
+        raise newer(path, version)
+    if version == 0:
+        for statement in filter(str.strip, SCHEMA.split(";\n")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute(REBUILDS)
+
+
+def newer(path: Path, version: int) -> SegmindError:
+    return SegmindError(
+        f"The job journal {path} was written by a newer version of this pack: its format is {version}, this one"
+        f" knows {SCHEMA_VERSION}",
+        NOTHING_SENT,
+        "Update the pack. The journal is left as it is",
+    )

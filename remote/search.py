@@ -64,7 +64,7 @@ class Search:
             records = await self._page(days, page)
             since = self._sent_at(row) - (LAST_EARLY_S if last else EARLY_S)
             recent = [record for record in records if (record.created_at or since) >= since]
-            matches += [record for record in recent if record.body_digest == row.body_digest]
+            matches += [record for record in recent if row.body_digest and record.body_digest == row.body_digest]
             if not records or (records[-1].created_at or since) < since:
                 break
         usual = self._sent_at(row) - EARLY_S
@@ -84,13 +84,13 @@ class Search:
         """A day to either side of the submit; the last look goes on to today, should our clock have been slow."""
         sent_at, today = self._sent_at(row), self._clock.wall() + self._skew_s
         newest = max(sent_at, today) if last else sent_at
-        return _day(sent_at - DAY_S), _day(min(newest + DAY_S, sent_at + (MOST_DAYS - 1) * DAY_S))
+        return day(sent_at - DAY_S), day(min(newest + DAY_S, sent_at + (MOST_DAYS - 1) * DAY_S))
 
     def _sent_at(self, row: Row) -> float:
         """When, by the server's clock."""
         return (row.submitted_at or row.created_at) + self._skew_s
 
 
-def _day(moment: float) -> str:
+def day(moment: float) -> str:
     """The date in UTC, of the nearest moment that has one on every system."""
     return datetime.fromtimestamp(min(max(moment, 0.0), LATEST), timezone.utc).strftime("%Y-%m-%d")

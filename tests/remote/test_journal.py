@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from klein9b.remote.errors import SegmindError
 from klein9b.remote.journal import AVERAGE_COST_USD, Journal, OverspendError
 from klein9b.remote.schema import SCHEMA_VERSION
 
@@ -215,7 +216,7 @@ def test_a_newer_journal_is_left_alone(tmp_path):
     Journal(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(RuntimeError, match="Update the pack"):
+    with pytest.raises(SegmindError, match="Update the pack"):
         Journal(path)
 
 

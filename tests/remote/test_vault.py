@@ -103,7 +103,7 @@ def test_a_failing_disk_leaves_nothing_behind(tmp_path, monkeypatch, step):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((vault_module.os, "fsync") if step == "fsync" else (Path, "replace")), full)
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), full)
     with pytest.raises(OSError, match="No space"):
         vault.put(b"picture", PNG)
     assert names(tmp_path) == []
@@ -121,7 +121,7 @@ def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return
         steps.append("rename")
         return replace(self, target)
 
-    monkeypatch.setattr(vault_module.os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(Path, "replace", watched_replace)
     vault.put(b"picture", PNG)
     assert steps == (["file", "rename", "folder"] if os.name == "posix" else ["file", "rename"])

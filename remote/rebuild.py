@@ -1,0 +1,133 @@
+"""Opening the journal of a folder, and making it whole where it was lost: nothing is paid for again.
+
+A damaged file is set aside under a name of its own, never deleted. What it held comes back from the job files and the
+kept pictures, and before anything is sent from the account's history (`history`). A folder that has none of
+these, and no journal, is a first use.
+
+Killed at any moment, the next start finds the same or less to do: setting aside is done under a lock and seen by the
+name it leaves, rows come back in one transaction, and until they have the journal is blank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import durable, explain
+from .errors import NOTHING_SENT
+from .inspection import BESIDE, flaw, is_damage
+from .job_files import JobFiles
+from .journal import LEASE_S, Journal
+from .redaction import RedactingFilter
+from .schema import Row, pictured
+from .table import connect
+from .vault import Vault
+
+JOURNAL_FILE, VAULT_FOLDER, FILES_FOLDER, LOCK_FILE = "jobs.sqlite", "results", "jobs", "jobs.lock"
+ASIDE = ".damaged-"
+
+log = logging.getLogger(__name__)
+log.addFilter(RedactingFilter())
+
+
+def open_journal(
+    directory: Path,
+    *,
+    lease_s: float = LEASE_S,
+    now: Callable[[], float] = time.time,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Journal:
+    """The journal of a folder, which is made where it is missing.
+
+    Args:
+        lease_s, now: see `Journal`.
+        tell: hears, in a sentence, of an earlier journal that was lost; the log hears of it too.
+
+    Raises:
+        SegmindError: the disk does not let us, or a newer version of this pack wrote it. Nothing was sent.
+    """
+    path = directory / JOURNAL_FILE
+    with explain.on_disk(NOTHING_SENT):
+        durable.make_folder(directory)
+        aside = set_aside(path, now()) if flaw(path) else ""
+        journal = Journal(path, lease_s=lease_s, now=now)
+        try:
+            restored = _restored(journal, directory)
+        except BaseException:
+            journal.close()
+            raise
+    if aside or restored is not None:
+        sentence = _sentence(aside, restored or 0)
+        log.warning("Segmind: %s", sentence)
+        tell(sentence)
+    return journal
+
+
+def set_aside(path: Path, now: float) -> str:
+    """Moves a damaged file and what lies beside it out of the way; its new name and its flaw.
+
+    Empty when another process has done so meanwhile.
+    """
+    with _alone(path.with_name(LOCK_FILE)):
+        found = flaw(path)
+        if not found:
+            return ""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+        name = f"{path.name}{ASIDE}{stamp}-{uuid.uuid4().hex[:6]}"
+        for suffix in ("", *BESIDE):
+            source = Path(f"{path}{suffix}")
+            if os.path.lexists(source):
+                source.rename(path.with_name(name + suffix))
+        durable.sync_folder(path.parent)
+    return f"{name} ({found})"
+
+
+def _restored(journal: Journal, directory: Path) -> int | None:
+    """How many rows came back; None when nothing was lost."""
+    files, vault = JobFiles(directory / FILES_FOLDER), Vault(directory / VAULT_FOLDER)
+    remembered = files.attempts()  # before the rows are read: a row is always older than its file
+    missing = remembered - journal.attempts()
+    rows = [row for row in (files.read(*one) for one in sorted(missing)) if row]
+    rows.sort(key=lambda row: row.created_at)
+    if not journal.is_blank():
+        return journal.restore(rows, lost=False) or None
+    rows = _bare_pictures(vault, rows) + rows
+    lost = bool(rows) or any(directory.glob(f"{JOURNAL_FILE}{ASIDE}*"))
+    return journal.restore(rows, lost=lost) if lost else None
+
+
+def _bare_pictures(vault: Vault, rows: list[Row]) -> list[Row]:
+    """Kept pictures of which no file tells where they are from, oldest first."""
+    told = {row.sha256 for row in rows}
+    bare = [kept for kept in reversed(vault.listing()) if kept.sha256 not in told]
+    return [
+        Row(0, pictured(kept.sha256), 1, "KEPT", sha256=kept.sha256, created_at=kept.path.stat().st_mtime)
+        for kept in bare
+    ]
+
+
+def _sentence(aside: str, restored: int) -> str:
+    what = f"the damaged job journal is kept as {aside}" if aside else "the job journal was lost, in whole or in part"
+    return (
+        f"{what[:1].upper()}{what[1:]}, and {restored} jobs came back from the files beside it; before anything new is"
+        " sent, the account's history is read for the rest."
+    )
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time; the system lets go of a dead one's lock, since sqlite's locks are the system's."""
+    with contextlib.closing(connect(path)) as db:
+        try:
+            db.execute("BEGIN EXCLUSIVE")
+        except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                path.unlink()
+            raise
+        yield
