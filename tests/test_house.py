@@ -11,6 +11,7 @@ from load_pack import load_pack
 from typecheck import typecheck
 
 from host.checkout import PACK
+from host.inner_names import bound_too_early
 
 PACKAGES = [PACK / name for name in ("klein", "kernels", "nodes", "remote") if (PACK / name).is_dir()]
 FILES = [PACK / "__init__.py", *sorted(path for package in PACKAGES for path in package.rglob("*.py"))]
@@ -84,6 +85,30 @@ def test_an_import_upward_would_be_seen(tmp_path, package, line):
     path.parent.mkdir()
     path.write_text(line)
     assert upward(path, package, tmp_path)
+
+
+def test_the_hosts_inner_parts_are_bound_when_a_feature_runs():
+    for path in (PACK / "nodes").rglob("*.py"):
+        assert not bound_too_early(path.read_text()), name_of(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "early"),
+    [
+        ("import comfy.sd", True),
+        ("from comfy.ops import cast_bias_weight", True),
+        ("from comfy_api.latest import io", True),
+        ("try:\n    import node_helpers\nexcept ImportError:\n    pass", True),
+        ("class Node:\n    import server", True),
+        ("def run():\n    from comfy.sd import VAE", True),
+        ("def run():\n    import comfy.sd", False),
+        ("if TYPE_CHECKING:\n    from comfy.sd import VAE", False),
+        ("from comfy_api.v0_0_2 import io", False),
+        ("import folder_paths", False),
+    ],
+)
+def test_a_name_bound_too_early_would_be_seen(code, early):
+    assert bool(bound_too_early(code)) == early
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
