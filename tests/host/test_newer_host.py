@@ -64,6 +64,8 @@ LOST = {
 # The cache steps aside: the picture is the stock path's.
 STEPS_ASIDE = {
     "comfy.ldm.flux.layers.DoubleStreamBlock",
+    "comfy.ldm.flux.layers.QKNorm",
+    "comfy.ldm.flux.layers.SiLUActivation",
     "comfy.ldm.flux.layers.SingleStreamBlock",
     "comfy.ldm.flux.math.apply_rope1",
     "comfy.ldm.flux.math.attention",

@@ -20,7 +20,7 @@ def told(comfy_host):
 
 
 def missing(action):
-    from klein9b.nodes.newer_host import MissingFromHost, needs_host
+    from klein9b.nodes.host.newer_host import MissingFromHost, needs_host
 
     with pytest.raises(MissingFromHost) as error, needs_host():
         action()
@@ -28,7 +28,7 @@ def missing(action):
 
 
 def host_functions():
-    from klein9b.nodes.host_functions import host_functions
+    from klein9b.nodes.host.block_functions import host_functions
 
     return host_functions({})
 
@@ -47,12 +47,13 @@ def test_a_whole_module(told, monkeypatch):
 
 def test_an_attribute_of_the_hosts_object(told):
     """Also where torch looks it up."""
-    from klein9b.klein.reference_store import Storage
-    from klein9b.nodes.reference_run import bytes_per_token
+    from klein9b.klein.kv_store import Storage, bytes_per_token
 
-    model = klein_model().model
-    del model.diffusion_model.hidden_size
-    assert missing(lambda: bytes_per_token(model, Storage.MODEL)) == told("comfy.ldm.flux.model.Flux.hidden_size")
+    model = klein_model().model.diffusion_model
+    del model.hidden_size
+    assert missing(lambda: bytes_per_token(model, Storage.MODEL, torch.float32)) == told(
+        "comfy.ldm.flux.model.Flux.hidden_size"
+    )
 
 
 def test_a_host_that_does_not_tell_its_version(told, monkeypatch):
@@ -65,7 +66,7 @@ def test_a_host_that_does_not_tell_its_version(told, monkeypatch):
 
 def test_the_versions_it_names_begin_with_the_oldest_supported(comfy_host):
     from host.checkout import PACK
-    from klein9b.nodes.newer_host import TRIED
+    from klein9b.nodes.host.newer_host import TRIED
 
     assert f'requires-comfyui = ">={TRIED.split()[0]}.0"' in (PACK / "pyproject.toml").read_text()
 
@@ -84,14 +85,14 @@ def test_what_the_host_misses_itself_is_its_own_error(comfy_host, monkeypatch):
 
 
 def test_what_this_pack_misses_itself_is_its_own_error(comfy_host):
-    from klein9b.nodes.reference_memory import memories
+    from klein9b.nodes.host.cache_memory import memories
 
     with pytest.raises(AttributeError, match="'NoneType' object"):
         passing(lambda: memories.of(None))
 
 
 def passing(action):
-    from klein9b.nodes.newer_host import needs_host
+    from klein9b.nodes.host.newer_host import needs_host
 
     with needs_host():
         action()
@@ -100,13 +101,13 @@ def passing(action):
 def test_text_that_cannot_be_shown_is_said_once(told, monkeypatch, caplog):
     import server
 
-    from klein9b.nodes import node_text
+    from klein9b.nodes.host import text
 
-    node_text._say_once.cache_clear()
+    text._say_once.cache_clear()
     monkeypatch.delattr(server, "PromptServer")
-    with caplog.at_level(logging.WARNING, node_text.__name__):
-        node_text.show_text(None, "first")
-        node_text.show_text(None, "second")
+    with caplog.at_level(logging.WARNING, text.__name__):
+        text.show_text(None, "first")
+        text.show_text(None, "second")
     assert [one.getMessage() for one in caplog.records] == [
         f"No text is shown under nodes. {told('server.PromptServer')}"
     ]
