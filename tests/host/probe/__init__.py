@@ -140,12 +140,12 @@ async def vae_encodes(_request: web.Request) -> web.Response:
 @PromptServer.instance.routes.post("/klein9b_probe/rename")
 async def rename_inside(request: web.Request) -> web.Response:
     """Renames `names` inside the host as the pack in `folder` sees them, in place of the names before, and loads that
-    pack's nodes as at a start. Answers with the ids of those that came."""
+    pack as at a start. Answers with the ids of those that came."""
     asked = await request.json()
     pack = asked["folder"].replace(".", "_x_")
     while GIVE_BACK:
         GIVE_BACK.pop()()
-    for name in [one for one in sys.modules if one == pack or one.startswith(f"{pack}.nodes")]:
+    for name in [one for one in sys.modules if one.partition(".")[0] == pack]:
         del sys.modules[name]
     for node_id in _nodes_of(pack):
         del nodes.NODE_CLASS_MAPPINGS[node_id]
