@@ -46,14 +46,14 @@ class BlockFunctions:
     """What the blocks borrow from whoever runs the model.
 
     Attributes:
-        attention: query, key, value (batch, heads, tokens, head_dim) and the head count -> (batch, tokens, hidden).
-        rotation: as `kernels.eager.rotate`.
+        attention: query, key, value (batch, heads, tokens, head_dim) and the block -> (batch, tokens, hidden).
+        rope: as `kernels.eager.rope`.
         norm: an RMS norm's module -> its weight as that module would use it on a tensor.
         linear_features: some output features of a linear layer, for several inputs.
     """
 
-    attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]
-    rotation: Callable[[Tensor, Tensor], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+    rope: Callable[[Tensor, Tensor], Tensor]
     norm: Callable[[nn.Module, Tensor], RmsNorm]
     linear_features: Callable[[nn.Module, Sequence[Features]], list[Tensor]]
 
@@ -90,7 +90,7 @@ def double_block(
     """
     lengths = [stream.x.shape[1] for stream in streams]
     q, k, v = _double_heads(block, streams, pe.split(lengths, dim=2), functions)
-    attended = _attend(q, k, v, reference, functions)
+    attended = _attend(block, q, k, v, reference, functions)
     for stream, part in zip(streams, attended.split(lengths, dim=1), strict=True):
         _finish_stream(block, stream, part)
     return k, v
@@ -117,7 +117,7 @@ def single_block(
         the tokens' own keys (after rotation) and values, (batch, heads, tokens, head_dim).
     """
     q, k, v, mlp = _single_heads(block, x, modulation, pe, first_query, functions)
-    attended = _attend(q, k, v, reference, functions)
+    attended = _attend(block, q, k, v, reference, functions)
     finite_(gated_residual_(x[:, first_query:], block.linear2(swiglu_concat(mlp, attended)), modulation.gate))
     return k, v
 
@@ -185,10 +185,12 @@ def _heads(
     packed: Tensor, norms: Sequence[nn.Module | None], pe: Tensor, heads: int, functions: BlockFunctions
 ) -> tuple[Tensor, ...]:
     weights = [None if norm is None else functions.norm(norm, packed) for norm in norms]
-    return heads_norm_rope(packed, weights, pe, heads, rotation=functions.rotation)
+    return heads_norm_rope(packed, weights, pe, heads, rotation=functions.rope)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, reference: KeyValue | None, functions: BlockFunctions) -> Tensor:
+def _attend(
+    block: Any, q: Tensor, k: Tensor, v: Tensor, reference: KeyValue | None, functions: BlockFunctions
+) -> Tensor:
     if reference is not None:
         k, v = append_kv(k, v, reference)
-    return functions.attention(q, k, v, q.shape[1])
+    return functions.attention(q, k, v, block)

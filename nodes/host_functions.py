@@ -21,7 +21,8 @@ _PLAIN_FORWARD = comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights
 def host_functions(transformer_options: dict[str, Any]) -> BlockFunctions:
     """With the attention these options choose."""
 
-    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    def attention(q: Tensor, k: Tensor, v: Tensor, block: Any) -> Tensor:
+        heads = block.num_heads
         return optimized_attention(q, k, v, heads, skip_reshape=True, transformer_options=transformer_options)
 
     return BlockFunctions(attention, apply_rope1, norm, linear_features)
