@@ -232,7 +232,7 @@ class Appended:
 
     def __init__(self, model: Any, rows: ReferenceRows, options: dict[str, Any]) -> None:
         self.rows = rows
-        self.rope = host_functions(options).rotation
+        self.rope = host_functions(options).rope
         self.doubles = len(model.double_blocks)
         self.blocks = self.doubles + len(model.single_blocks)
         self.done = 0
