@@ -72,6 +72,7 @@ STEPS_ASIDE = {
     "comfy.ldm.flux.model.Flux",
     "comfy.ldm.flux.model.Flux.process_img",
     "comfy.model_management.in_training",
+    "comfy.model_management.is_oom",
     "comfy.model_patcher.ModelPatcher",
     "comfy.model_patcher.ModelPatcher.add_wrapper_with_key",
     "comfy.model_patcher.ModelPatcher.set_additional_models",
@@ -85,7 +86,7 @@ STEPS_ASIDE = {
 # Text under nodes, which a line in the log stands in for.
 TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
 # Needed only once memory runs out.
-UNUSED = {"comfy.model_management.is_oom", "comfy.model_management.soft_empty_cache"}
+UNUSED = {"comfy.model_management.soft_empty_cache"}
 # Methods of the host's objects, which sources do not tell from anyone's: a few stand for all.
 METHODS = {
     "comfy.ldm.flux.model.Flux.process_img",
