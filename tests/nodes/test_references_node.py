@@ -249,7 +249,7 @@ class TestFrame:
         image = photo("astronaut", side)
         before = image.clone()
         frame = self.frame_of(node, image, real_vae if fit != "megapixel" else None, fit)
-        grid = frame.frame.grid
+        grid = frame.placement.grid
         (restored,) = Klein9BRestore.execute(torch.zeros(1, grid.height, grid.width, 3), frame).args
         restored += 1
         assert torch.equal(image, before)
