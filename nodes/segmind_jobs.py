@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..remote import lane
+from ..remote import session as lane
 from ..remote.errors import NOTHING_SENT, BadInput, SegmindError
 from ..remote.keys import refuse_secrets
 from ..remote.protocol import REQUEST_ID
-from ..remote.schema import Row
+from ..remote.rows import Row
 from .node_text import show_text
 from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account, secret_in
 from .segmind_picture import as_batch

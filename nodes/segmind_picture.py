@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..remote.errors import SegmindError
-from ..remote.lane import Picture
+from ..remote.session import Picture
 
 
 def frames_in_order(images: dict[str, torch.Tensor | None]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..remote.journal import AVERAGE_COST_USD
-from ..remote.orders import Progress
+from ..remote.values import Progress
 
 SAID = {
     "PLANNED": "Preparing",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..remote import lane
+from ..remote import session as lane
 from ..remote.errors import Interrupted, SegmindError
 from ..remote.keys import refuse_secrets
 from ..remote.request import ASPECT_RATIOS, IMAGE_FORMATS, MAX_SEED, SAMPLERS, KleinRequest

@@ -17,10 +17,10 @@ from typing import TypeVar
 import httpx
 
 from . import protocol
+from .cadence import retry_hint
 from .errors import DownloadRefused
 from .keys import Hosts, Key
 from .network import NotPublic, Proxied, PublicOnly, is_loopback
-from .pacing import retry_hint
 from .protocol import (
     Accepted,
     Credits,

@@ -20,10 +20,10 @@ from .errors import (
     StillRunning,
     Unreachable,
 )
-from .inspection import is_damage
 from .journal import OverspendError
+from .journal_check import is_damage
 from .protocol import Rejection
-from .schema import Row
+from .rows import Row
 
 SENT = "What was sent is not sent again, and is charged if it completes"
 NOT_BILLED = "Segmind does not bill refused or failed jobs"

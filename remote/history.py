@@ -11,16 +11,16 @@ import functools
 from typing import Any
 
 from . import explain
-from .asking import Asker
 from .client import Client
 from .governor import Priority
 from .journal import PROMPT_START, Journal
-from .orders import Order
+from .journal_intake import HISTORY_S, UNREADABLE
 from .protocol import Record, Rejection
-from .rebuilt import HISTORY_S, UNREADABLE
+from .reconcile import DAY_S, day
 from .request import MAX_SEED, fingerprint_of, outline, read_inputs
-from .schema import Row, adopted
-from .search import DAY_S, day
+from .retry import Asker
+from .rows import Row, adopted
+from .values import Order
 
 ASK_S = 30.0
 MOST_PAGES = 200

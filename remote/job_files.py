@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from . import durable
-from .loose import amount, loads, mapping
+from .lenient_json import amount, loads, mapping
 from .protocol import REQUEST_ID
 from .request import MAX_SEED
-from .schema import Row
+from .rows import Row
 from .vault import SHA256
 
 _NAME = re.compile(r"((?:request )?[A-Za-z0-9_-]{8,64})\.([1-9][0-9]{0,8})\.json")

@@ -29,22 +29,22 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from . import explain
-from .asking import Asker
+from .cadence import backoff
+from .catch_up import Recall
 from .client import Client
 from .errors import NOTHING_SENT, SegmindError, SpendCapReached
-from .following import Follower, Store
+from .follower import Follower, Store
 from .governor import Governor, Priority
 from .history import History
 from .images import Encoded, data_url
 from .job_files import JobFiles
 from .journal import Journal, OverspendError
-from .orders import Order, Progress, Terms
-from .pacing import backoff
 from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unknown
-from .recall import Recall
+from .reconcile import Search
 from .request import body_digest, encode_body
-from .schema import Row
-from .search import Search
+from .retry import Asker
+from .rows import Row
+from .values import Order, Progress, Terms
 
 NOT_SENT_TRIES = 6
 WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)

@@ -27,9 +27,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .rebuilt import RebuiltTable
+from .journal_intake import RebuiltTable
 from .redaction import redact
-from .schema import Row, adopted
+from .rows import Row, adopted
 
 PROMPT_START = 60
 LEASE_S = 10.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from .loose import amount, from_base64, is_image, loads, mapping, moment, one_line
+from .lenient_json import amount, from_base64, is_image, loads, mapping, moment, one_line
 from .request import SLUG, body_digest, read_inputs
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")

@@ -9,12 +9,12 @@ from pack import importable
 importable()
 
 from fake_segmind import FakeSegmind, Settings  # noqa: E402
-from klein9b.remote import lane as lane_module  # noqa: E402
+from klein9b.remote import session as lane_module  # noqa: E402
 from klein9b.remote.client import Timeouts  # noqa: E402
 from klein9b.remote.governor import Governor  # noqa: E402
 from klein9b.remote.keys import Hosts, Key  # noqa: E402
-from klein9b.remote.lane import Lane, Options, list_jobs  # noqa: E402
 from klein9b.remote.request import KleinRequest  # noqa: E402
+from klein9b.remote.session import Lane, Options, list_jobs  # noqa: E402
 
 PACE = 100.0
 lane_module.WATCH_S = 0.01

@@ -19,7 +19,7 @@ import lanes
 
 from fake_segmind import Behaviour, Settings
 from klein9b.remote.client import Timeouts
-from klein9b.remote.lane import Options
+from klein9b.remote.session import Options
 
 PACE = 5.0
 AT_ONCE = 8

@@ -10,10 +10,10 @@ from PIL import Image
 
 import standins
 from fake_segmind import Behaviour, FakeSegmind
-from klein9b.remote import lane
+from klein9b.remote import session as lane
 from klein9b.remote.keys import Hosts, Key
-from klein9b.remote.orders import Progress
 from klein9b.remote.request import KleinRequest
+from klein9b.remote.values import Progress
 
 from .say import say
 

@@ -9,7 +9,7 @@ from lanes import a_lane, batch, make_lane, request, run, settled
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
 from klein9b.remote.errors import NOTHING_SENT
-from klein9b.remote.lane import Options, list_jobs
+from klein9b.remote.session import Options, list_jobs
 from klein9b.remote.worker import Worker
 
 

@@ -10,14 +10,14 @@ from lanes import a_lane, batch, hosts_of, request, run, settled, small_fake
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
-from klein9b.remote import schema as schema_module
+from klein9b.remote import rows as schema_module
 from klein9b.remote.client import Client
 from klein9b.remote.errors import NOTHING_SENT
 from klein9b.remote.jobs import WRITE_AGAIN_S
 from klein9b.remote.journal import Journal
-from klein9b.remote.lane import Options, list_jobs
-from klein9b.remote.orders import Order
-from klein9b.remote.schema import SCHEMA
+from klein9b.remote.rows import SCHEMA
+from klein9b.remote.session import Options, list_jobs
+from klein9b.remote.values import Order
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 

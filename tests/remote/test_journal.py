@@ -8,7 +8,7 @@ import pytest
 
 from klein9b.remote.errors import SegmindError
 from klein9b.remote.journal import AVERAGE_COST_USD, Journal, OverspendError
-from klein9b.remote.schema import SCHEMA_VERSION
+from klein9b.remote.rows import SCHEMA_VERSION
 
 
 class Now:

@@ -15,7 +15,7 @@ from lanes import FastClock, make_lane, request, run, small_fake
 
 from fake_segmind import Behaviour, Fault, body_key
 from klein9b.remote.errors import NOTHING_SENT, Interrupted, OutcomeUnknown, SegmindError, StillRunning
-from klein9b.remote.lane import Options, _Run
+from klein9b.remote.session import Options, _Run
 from klein9b.remote.worker import Worker
 
 PROMPTS = st.integers(0, 2)

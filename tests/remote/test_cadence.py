@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from klein9b.remote.pacing import FIRST_ETA_S, Cadence, Eta, backoff, retry_hint
+from klein9b.remote.cadence import FIRST_ETA_S, Cadence, Eta, backoff, retry_hint
 
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=timezone.utc)
 RESET = "x-rate-limit-reset-at-utc"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .schema import COLUMNS, Row, create_tables
+from .rows import COLUMNS, Row, create_tables
 
 BUSY_S = 30.0
 

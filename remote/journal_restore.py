@@ -21,12 +21,12 @@ from pathlib import Path
 
 from . import durable, explain
 from .errors import NOTHING_SENT
-from .inspection import BESIDE, flaw, is_damage
 from .job_files import JobFiles
 from .journal import LEASE_S, Journal
+from .journal_check import BESIDE, flaw, is_damage
+from .journal_file import BUSY_S
 from .redaction import RedactingFilter
-from .schema import Row, pictured
-from .table import BUSY_S
+from .rows import Row, pictured
 from .vault import Vault
 
 JOURNAL_FILE, VAULT_FOLDER, FILES_FOLDER, LOCK_FILE = "jobs.sqlite", "results", "jobs", "jobs.lock"

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
 
+from .cadence import backoff
 from .governor import Governor, Priority
-from .pacing import backoff
 from .protocol import Rejection, Retry
 
 REFUSED_ONCE_S = 2.0

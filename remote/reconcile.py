@@ -7,11 +7,11 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from . import explain
-from .asking import Asker
 from .client import Client
 from .governor import Priority
 from .journal import Journal, Row
 from .protocol import Record
+from .retry import Asker
 
 LOOK_AT_S = (3.0, 8.0, 20.0, 45.0)
 PAGES = 10

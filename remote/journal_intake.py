@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .schema import Row
-from .table import Table
+from .journal_file import Table
+from .rows import Row
 
 HISTORY_S = 7 * 86400.0  # how long Segmind keeps what the history could lead to
 UNREADABLE = "unreadable"  # in place of a body_digest: the history tells of the job and not of its inputs

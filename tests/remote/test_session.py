@@ -9,7 +9,7 @@ from lanes import FastClock, a_lane, hosts_of, request, run
 from fake_segmind import Behaviour, Fault
 from klein9b.remote.errors import BadInput
 from klein9b.remote.keys import Key
-from klein9b.remote.lane import Options, _lane
+from klein9b.remote.session import Options, _lane
 
 
 @pytest.fixture

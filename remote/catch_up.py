@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from .following import Store
+from .follower import Store
 from .job_files import JobFiles
 from .journal import Journal
-from .schema import Row
+from .rows import Row
 
 _ORDER = ("UNKNOWN", "ACCEPTED", "COMPLETED", "KEPT")
 

@@ -11,8 +11,8 @@ from typing import Any
 from . import explain, images
 from .errors import NOTHING_SENT
 from .images import Decoded
-from .rebuild import VAULT_FOLDER, open_journal
-from .schema import Row
+from .journal_restore import VAULT_FOLDER, open_journal
+from .rows import Row
 from .vault import Vault
 
 

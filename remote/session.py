@@ -32,17 +32,17 @@ from .clock import Clock
 from .errors import NOTHING_SENT, BadInput, SegmindError
 from .governor import Governor
 from .images import Decoded, Encoded
-from .inspection import flaw
 from .job_files import JobFiles
 from .jobs import Jobs
 from .journal import LEASE_S, Journal
+from .journal_check import flaw
+from .journal_restore import FILES_FOLDER, JOURNAL_FILE, VAULT_FOLDER, open_journal
 from .keys import Hosts, Key, refuse_secrets
-from .local import Picture, kept_picture, list_jobs, picture_of
-from .orders import Options, Order, Progress
 from .protocol import Credits, Rejection, Retry
-from .rebuild import FILES_FOLDER, JOURNAL_FILE, VAULT_FOLDER, open_journal
 from .request import KleinRequest, check_reference_count
-from .schema import Row
+from .rows import Row
+from .service import Picture, kept_picture, list_jobs, picture_of
+from .values import Options, Order, Progress
 from .vault import Vault
 from .worker import Worker
 

@@ -8,7 +8,7 @@ from lanes import request, run
 from fake_segmind import Behaviour, Fault
 from klein9b.remote.client import Client
 from klein9b.remote.errors import OutcomeUnknown
-from klein9b.remote.lane import Options, list_jobs
+from klein9b.remote.session import Options, list_jobs
 
 DAY_S = 86400.0
 

@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from .schema import COLUMNS, SCHEMA_VERSION, STATES, Row, newer
-from .table import BUSY_S
+from .journal_file import BUSY_S
+from .rows import COLUMNS, SCHEMA_VERSION, STATES, Row, newer
 from .vault import SHA256
 
 BESIDE = ("-wal", "-shm", "-journal")

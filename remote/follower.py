@@ -9,16 +9,16 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from . import explain
-from .asking import Asker
+from .cadence import Cadence, Eta
 from .client import Client
 from .errors import DownloadRefused
 from .governor import Priority
 from .job_files import JobFiles
 from .journal import Journal
-from .loose import media_type
-from .pacing import Cadence, Eta
+from .lenient_json import media_type
 from .protocol import Metrics, Record, Rejection, Result, Retry, Status
-from .schema import Row
+from .retry import Asker
+from .rows import Row
 from .vault import Kept
 
 LAG_S, LAG_TRIES = 10.0, 5
