@@ -11,13 +11,12 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx
 
 from . import protocol
-from .cadence import retry_hint
+from .dates import moment
 from .errors import DownloadRefused
 from .keys import Hosts, Key
 from .network import NotPublic, Proxied, PublicOnly, is_loopback
@@ -35,6 +34,7 @@ from .protocol import (
 )
 from .redaction import redact
 from .request import SLUG, encode_body
+from .retry import retry_hint
 
 VERSION = "0.1.0"
 STATUS_BYTES = 256 << 10
@@ -217,7 +217,7 @@ class Client:
             body=body,
             content_type=response.headers.get("content-type", ""),
             hint_s=retry_hint(response.headers, wall),
-            skew_s=_skew(response.headers.get("date", ""), wall),
+            skew_s=(moment(response.headers.get("date", "")) or wall) - wall,
         )
 
     def _keyed(
@@ -284,10 +284,3 @@ def _why(error: Exception) -> str:
     """A transport error in words, without the request (and so the key) that httpx hangs on it."""
     name = "" if isinstance(error, (TooLargeError, NotPublic)) else f"{type(error).__name__}: "
     return redact(f"{name}{error}".rstrip(": "))[:300]
-
-
-def _skew(date: str, wall: float) -> float:
-    try:
-        return parsedate_to_datetime(date).timestamp() - wall
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0

@@ -17,7 +17,7 @@ from .job_files import JobFiles
 from .journal import Journal
 from .lenient_json import media_type
 from .protocol import Metrics, Record, Rejection, Result, Retry, Status
-from .retry import Asker
+from .retry import Retrier
 from .rows import Row
 from .vault import Kept
 
@@ -56,12 +56,12 @@ class Follower:
         store: Store,
         files: JobFiles,
         check: Callable[[bytes], object],
-        asker: Asker,
+        retrier: Retrier,
         rng: Random,
     ) -> None:
         self._client, self._journal, self._check = client, journal, check
         self._store, self._files = store, files
-        self._asker, self._clock, self._rng = asker, asker.clock, rng
+        self._retrier, self._clock, self._rng = retrier, retrier.clock, rng
         self.eta = Eta(journal.durations_s())
 
     async def poll(self, row: Row, saw: Callable[[str], None], until: float) -> None:
@@ -179,7 +179,7 @@ class Follower:
 
     async def _fetch(self, url: str, until: float) -> bytes | Retry | Rejection:
         """The bytes at an address; it is on another host, which Segmind's rate limit does not cover."""
-        return await self._asker.persist(lambda: self._client.download(url), until)
+        return await self._retrier.persist(lambda: self._client.download(url), until)
 
     async def _store_bytes(self, row: Row, data: bytes) -> None:
         """The bytes, then what they are, then the row: where the row is lost, the file finds the picture."""
@@ -194,12 +194,12 @@ class Follower:
 
     async def _record(self, row: Row, until: float) -> Record | Retry | Rejection:
         call, host = (lambda: self._client.record(row.request_id or "")), self._client.hosts.account
-        return await self._asker.ask(call, Priority.RESULT, host, until)
+        return await self._retrier.ask(call, Priority.RESULT, host, until)
 
     async def _ask(
         self, call: Callable[[], Awaitable[T | Retry | Rejection]], priority: Priority, until: float
     ) -> T | Retry | Rejection:
-        return await self._asker.ask(call, priority, self._client.hosts.api, until)
+        return await self._retrier.ask(call, priority, self._client.hosts.api, until)
 
     def _settle(self, row: Row, metrics: Metrics) -> None:
         self._journal.settle(row.id, metrics.cost_usd, metrics.remaining_usd, metrics.queue_s, metrics.inference_s)

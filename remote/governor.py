@@ -46,7 +46,7 @@ class Turn:
         """The server answered 429.
 
         Args:
-            hint_s: what `pacing.retry_hint` read from that reply.
+            hint_s: what `retry.retry_hint` read from that reply.
         """
         self.refused, self.hint_s = True, hint_s
 

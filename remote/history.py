@@ -12,13 +12,13 @@ from typing import Any
 
 from . import explain
 from .client import Client
+from .dates import DAY_S, day
 from .governor import Priority
 from .journal import PROMPT_START, Journal
 from .journal_intake import HISTORY_S, UNREADABLE
 from .protocol import Record, Rejection
-from .reconcile import DAY_S, day
 from .request import MAX_SEED, fingerprint_of, outline, read_inputs
-from .retry import Asker
+from .retry import Retrier
 from .rows import Row, adopted
 from .values import Order
 
@@ -30,8 +30,8 @@ FOUND = "from the account's history"
 class History:
     """The history of one account, for the journal of one folder."""
 
-    def __init__(self, client: Client, journal: Journal, asker: Asker) -> None:
-        self._client, self._journal, self._asker = client, journal, asker
+    def __init__(self, client: Client, journal: Journal, retrier: Retrier) -> None:
+        self._client, self._journal, self._retrier = client, journal, retrier
         self._reading, self._skew_s = asyncio.Lock(), 0.0
 
     async def look_back(self, order: Order) -> bool:
@@ -77,9 +77,9 @@ class History:
         raise explain.history_unread(f"it goes on after {MOST_PAGES} pages")
 
     async def _page(self, days: tuple[str, str], page: int) -> tuple[Record, ...]:
-        until, host = self._asker.clock.monotonic() + ASK_S, self._client.hosts.account
+        until, host = self._retrier.clock.monotonic() + ASK_S, self._client.hosts.account
         look = functools.partial(self._client.history, *days, page)
-        answer = await self._asker.ask(look, Priority.RESULT, host, until)
+        answer = await self._retrier.ask(look, Priority.RESULT, host, until)
         if not isinstance(answer, tuple):
             why = f"{answer.status}: {answer.words}" if isinstance(answer, Rejection) else answer.why
             raise explain.history_unread(why)
@@ -88,12 +88,12 @@ class History:
 
     def _days(self) -> tuple[str, str]:
         """By the server's clock, with a day to either side."""
-        today = self._asker.clock.wall() + self._skew_s
+        today = self._retrier.clock.wall() + self._skew_s
         return day(today - HISTORY_S - DAY_S), day(today + DAY_S)
 
     def _row(self, record: Record) -> tuple[Row, str]:
         """A row, and the digest of its exact body."""
-        inputs, now = record.inputs, self._asker.clock.wall()
+        inputs, now = record.inputs, self._retrier.clock.wall()
         sent_at = record.created_at - self._skew_s if record.created_at else now
         fingerprint, recognised_by = adopted(record.request_id), UNREADABLE
         if inputs:

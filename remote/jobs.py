@@ -3,7 +3,7 @@
 `_drive` reads the row and does the one step its state allows, until the row is final:
 
     PLANNED     _submit         the only place that sends a paid request, once per SUBMITTING row
-    UNKNOWN     Search.find     looks for the job in the account's history; never sends
+    UNKNOWN     Reconciler.find looks for the job in the account's history; never sends
     ACCEPTED    Follower.poll   GETs only
     COMPLETED   Follower.keep   GETs only
 
@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from . import explain
-from .cadence import backoff
 from .catch_up import Recall
 from .client import Client
 from .errors import NOTHING_SENT, SegmindError, SpendCapReached
@@ -40,9 +39,9 @@ from .images import Encoded, data_url
 from .job_files import JobFiles
 from .journal import Journal, OverspendError
 from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unknown
-from .reconcile import Search
+from .reconcile import Reconciler
 from .request import body_digest, encode_body
-from .retry import Asker
+from .retry import Retrier, backoff
 from .rows import Row
 from .values import Order, Progress, Terms
 
@@ -92,10 +91,10 @@ class Jobs:
     ) -> None:
         self._client, self._journal, self._store, self._files = client, journal, store, files
         self._governor, self._rng = governor or Governor(), rng or Random()
-        self._clock, self._asker = self._governor.clock, Asker(self._governor, self._rng)
-        self._follower = Follower(client, journal, store, files, check, self._asker, self._rng)
-        self._search = Search(client, journal, self._asker, self._follower.age)
-        self._recall, self._history = Recall(journal, files, store), History(client, journal, self._asker)
+        self._clock, self._retrier = self._governor.clock, Retrier(self._governor, self._rng)
+        self._follower = Follower(client, journal, store, files, check, self._retrier, self._rng)
+        self._reconciler = Reconciler(client, journal, self._retrier, self._follower.age)
+        self._recall, self._history = Recall(journal, files, store), History(client, journal, self._retrier)
         self._driven: dict[int, _Drive] = {}
         self._closing = False
         self._uploading = asyncio.Lock()
@@ -161,7 +160,7 @@ class Jobs:
     async def credits(self, timeout_s: float) -> Credits | Retry | Rejection:
         """The account's balance."""
         until, host = self._clock.monotonic() + timeout_s, self._client.hosts.api
-        return await self._asker.ask(self._client.credits, Priority.STATUS, host, until)
+        return await self._retrier.ask(self._client.credits, Priority.STATUS, host, until)
 
     # Waiting
 
@@ -278,7 +277,7 @@ class Jobs:
         elif row.state == "PLANNED" and order:
             await self._submit(row, order, drive)
         elif row.state == "UNKNOWN":
-            await self._search.find(row)
+            await self._reconciler.find(row)
         elif row.state == "ACCEPTED":
             await self._follower.poll(row, drive.saw, horizon)
         elif row.state == "COMPLETED":
@@ -387,7 +386,7 @@ class Jobs:
                 return known
             until = self._clock.monotonic() + FOLLOW_S
             upload = functools.partial(self._client.upload, [data_url(reference)])
-            urls = await self._asker.ask(upload, Priority.SUBMIT, host, until)
+            urls = await self._retrier.ask(upload, Priority.SUBMIT, host, until)
             if isinstance(urls, Rejection):
                 raise explain.upload_refused(urls)
             if isinstance(urls, Retry):

@@ -6,7 +6,6 @@ import base64
 import binascii
 import json
 import math
-from datetime import datetime, timezone
 from typing import Any
 
 MAX_WORDS = 400
@@ -32,20 +31,6 @@ def amount(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) and number >= 0 else None
-
-
-def moment(value: object) -> float | None:
-    """Unix seconds from ISO 8601 (UTC where it names no zone), or from epoch seconds or milliseconds."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = amount(value)
-        return number / 1000 if number and number > 1e11 else number
-    if not isinstance(value, str):
-        return None
-    try:
-        when = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-        return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def from_base64(text: str) -> bytes:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from .lenient_json import amount, from_base64, is_image, loads, mapping, moment, one_line
+from .dates import moment
+from .lenient_json import amount, from_base64, is_image, loads, mapping, one_line
 from .request import SLUG, body_digest, read_inputs
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")

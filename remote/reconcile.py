@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 from . import explain
 from .client import Client
+from .dates import DAY_S, day
 from .governor import Priority
 from .journal import Journal, Row
 from .protocol import Record
-from .retry import Asker
+from .retry import Retrier
 
 LOOK_AT_S = (3.0, 8.0, 20.0, 45.0)
 PAGES = 10
-DAY_S = 86400.0
 EARLY_S = 120.0
 LAST_EARLY_S = DAY_S  # the clock may have been set right since the submit
-LATEST = 253_402_300_799.0  # the end of the year 9999
 MOST_DAYS = 30  # between the dates of a question; the account answers up to 31
 
 
-class Search:
+class Reconciler:
     """Searches for lost submits.
 
     Args:
         age: seconds since a row's submit, by the wall clock.
     """
 
-    def __init__(self, client: Client, journal: Journal, asker: Asker, age: Callable[[Row], float]) -> None:
-        self._client, self._journal, self._asker, self._age = client, journal, asker, age
-        self._clock, self._skew_s = asker.clock, 0.0
+    def __init__(self, client: Client, journal: Journal, retrier: Retrier, age: Callable[[Row], float]) -> None:
+        self._client, self._journal, self._retrier, self._age = client, journal, retrier, age
+        self._clock, self._skew_s = retrier.clock, 0.0
 
     async def find(self, row: Row) -> None:
         """UNKNOWN to ACCEPTED. Never sends it again.
@@ -74,7 +72,7 @@ class Search:
         """A page of the history, empty where there is no answer; learns the server's time from it."""
         until, host = self._clock.monotonic() + LOOK_AT_S[0], self._client.hosts.account
         look = functools.partial(self._client.history, *days, page)
-        answer = await self._asker.ask(look, Priority.RESULT, host, until)
+        answer = await self._retrier.ask(look, Priority.RESULT, host, until)
         if not isinstance(answer, tuple):
             return ()
         records, self._skew_s = answer
@@ -89,8 +87,3 @@ class Search:
     def _sent_at(self, row: Row) -> float:
         """When, by the server's clock."""
         return (row.submitted_at or row.created_at) + self._skew_s
-
-
-def day(moment: float) -> str:
-    """The date in UTC, of the nearest moment that has one on every system."""
-    return datetime.fromtimestamp(min(max(moment, 0.0), LATEST), timezone.utc).strftime("%Y-%m-%d")

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klein9b.remote import protocol
-from klein9b.remote.lenient_json import amount, moment
+from klein9b.remote.dates import moment
+from klein9b.remote.lenient_json import amount
 from klein9b.remote.protocol import (
     Accepted,
     Credits,

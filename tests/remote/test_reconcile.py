@@ -1,6 +1,7 @@
 """Lost submits are found in the account's history, whatever our clock says."""
 
 import asyncio
+from datetime import datetime, timezone
 
 import pytest
 from lanes import request, run
@@ -41,6 +42,20 @@ def test_a_clock_set_right_after_the_submit_hides_nothing(fake, lane, clock, ahe
     clock.slept = 0.0
     assert run(lane, request())[0].receipt["reused"]
     assert fake.submits == 1
+
+
+@pytest.mark.parametrize("spelling", ["%Y-%m-%dT%H:%M:%S.12345Z", "%Y-%m-%d %H:%M:%S UTC", "%s"])
+def test_an_old_job_with_the_same_body_is_old_however_its_date_is_written(fake, lane, clock, spelling):
+    """It was paid for earlier: taken for the lost one, its picture would be shown as that of this run."""
+    two_days_ago = datetime.fromtimestamp(clock.wall() - 2 * DAY_S, timezone.utc)
+    old = {"request_id": "another-day", "request_body": request().body(), "status": "COMPLETED"}
+    fake.script("history", Fault.patch({"data": [{**old, "created_at": spell(two_days_ago, spelling)}]}), forever=True)
+    with pytest.raises(OutcomeUnknown):
+        run(lane, request())
+
+
+def spell(moment, spelling):
+    return str(int(moment.timestamp())) if spelling == "%s" else moment.strftime(spelling)
 
 
 @pytest.mark.parametrize("skew_s", [-1e11, 1e12], ids=["before 1970", "after 9999"])
