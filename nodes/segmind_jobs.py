@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from comfy_api.v0_0_2 import io
@@ -80,22 +80,26 @@ class SegmindJobs(io.ComfyNode):
 
     @classmethod
     async def _show(cls, request_id: str, limit: int) -> io.NodeOutput:
-        picture = await cls._recovered(request_id) if request_id else None
-        rows = await asyncio.to_thread(lane.list_jobs, journal_folder(), limit)
-        text = "\n".join([await _balance(), *(_line(row, time.time()) for row in rows)])
+        news: list[str] = []
+        picture = await cls._recovered(request_id, news.append) if request_id else None
+        rows = await asyncio.to_thread(lane.list_jobs, journal_folder(), limit, news.append)
+        text = "\n".join([await _balance(), *news, *(_line(row, time.time()) for row in rows)])
         told = [finished([picture.receipt], [])] if picture else []
         show_text(cls, "\n".join([*told, text]))
         image, mask = as_batch([picture]) if picture else (ExecutionBlocker(None), ExecutionBlocker(None))
         return io.NodeOutput(image, mask, text, ui={"text": (text,)})
 
     @classmethod
-    async def _recovered(cls, request_id: str) -> lane.Picture:
+    async def _recovered(cls, request_id: str, tell: Callable[[str], None]) -> lane.Picture:
         if not REQUEST_ID.fullmatch(request_id):
             raise BadInput(
                 f"{request_id[:80]!r} is not a request_id: 8 to 64 letters, digits, - and _",
                 NOTHING_SENT,
                 "Copy one from the list, a receipt or Segmind's console",
             )
+        kept = await asyncio.to_thread(lane.kept_picture, request_id, journal_folder(), tell)
+        if kept:
+            return kept
         account = open_account()
         show_text(cls, f"Fetching {request_id}")
         return await _interruptible(
@@ -133,7 +137,8 @@ async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
 
 def _line(row: Row, now: float) -> str:
     cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:.4f}"
-    told = [row.state, f"{_age(now - row.created_at)} ago", cost, row.request_id or "no request_id"]
+    name = row.request_id or (f"picture {row.sha256}" if row.sha256 else "no request_id")
+    told = [row.state, f"{_age(now - row.created_at)} ago", cost, name]
     note = f" ({row.note})" if row.note else ""
     return " | ".join([*told, row.prompt_start.replace("\n", " ") or "prompt not known here"]) + note
 

@@ -71,7 +71,7 @@ def finished(receipts: Sequence[dict[str, Any]], left_out: Sequence[str]) -> str
     if len(receipts) == 1:
         seconds = [(receipts[0][name], word) for name, word in _SECONDS]
         told += [f"{value:.1f} s {word}" for value, word in seconds if value is not None]
-        told.append(f"request {receipts[0]['request_id']}")
+        told += [f"request {name}" for name in (receipts[0]["request_id"],) if name]
     balance = [receipt["remaining_usd"] for receipt in paid if receipt["remaining_usd"] is not None]
     if balance:
         told.append(f"${min(balance):.2f} left")

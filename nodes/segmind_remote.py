@@ -13,13 +13,12 @@ from comfy_api.v0_0_2 import io
 from ..remote import session as lane
 from ..remote.errors import Interrupted, SegmindError
 from ..remote.keys import refuse_secrets
-from ..remote.request import ASPECT_RATIOS, IMAGE_FORMATS, MAX_SEED, SAMPLERS, KleinRequest
+from ..remote.request import ASPECT_RATIOS, IMAGE_FORMATS, MAX_REFERENCES, MAX_SEED, SAMPLERS, KleinRequest
 from .node_text import show_text
 from .segmind_account import Account, InterruptProcessingException, interrupted, log, open_account, secret_in
 from .segmind_picture import as_batch, frames_in_order
 from .segmind_progress import Waiting, finished
 
-MAX_IMAGES = 10
 MAX_COUNT = 16
 LEFT_ALONE = (
     "The run ended before the picture came. Segmind has no cancel: what it accepted is charged if it completes, and its"
@@ -118,7 +117,8 @@ class SegmindRemote(io.ComfyNode):
         )
         requests = [first.with_seed(seed + i) for i in range(count)]
         options = lane.Options(timeout_s=timeout_s, on_item_error=on_item_error, max_cost_usd=max_cost_usd, reuse=reuse)
-        return await cls._obtain(account, requests, frames_in_order(images or {}), options)
+        frames = frames_in_order(images or {}, urls=len(first.image_urls))
+        return await cls._obtain(account, requests, frames, options)
 
     @classmethod
     async def _obtain(
@@ -184,7 +184,9 @@ def _what_to_make() -> list[io.Input]:
         ),
         io.Autogrow.Input(
             "images",
-            template=io.Autogrow.TemplateNames(image, names=[f"image_{i}" for i in range(1, MAX_IMAGES + 1)], min=0),
+            template=io.Autogrow.TemplateNames(
+                image, names=[f"image_{i}" for i in range(1, MAX_REFERENCES + 1)], min=0
+            ),
             optional=True,
             tooltip="Reference images; order is meaning. They are uploaded to addresses that are public, unlisted "
             "and permanent. The same pixels are uploaded once; above 2048x2048 pixels they are scaled down.",

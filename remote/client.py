@@ -18,6 +18,7 @@ import httpx
 from . import protocol
 from .dates import moment
 from .errors import DownloadRefused
+from .httpx_log import quietly
 from .keys import Hosts, Key
 from .network import NotPublic, Proxied, PublicOnly, is_loopback
 from .protocol import (
@@ -206,7 +207,8 @@ class Client:
         return await asyncio.wait_for(self._stream(http, request, limit), timeout_s)
 
     async def _stream(self, http: httpx.AsyncClient, request: httpx.Request, limit: int) -> Reply:
-        response = await http.send(request, stream=True)
+        with quietly():
+            response = await http.send(request, stream=True)
         try:
             body = b"" if response.status_code < 200 else await _bounded(response, limit)
         finally:

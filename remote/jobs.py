@@ -42,7 +42,7 @@ from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unk
 from .reconcile import Reconciler
 from .request import body_digest, encode_body
 from .retry import Retrier, backoff
-from .rows import Row
+from .rows import STATES, Row
 from .values import Order, Progress, Terms
 
 NOT_SENT_TRIES = 6
@@ -175,7 +175,9 @@ class Jobs:
             tell(self._progress(row, None, terms, deadline, reused=True))
             return row
         reused = row.state != "PLANNED"
-        drive = self._driven.get(row.id) or self._start(row, order, terms)
+        drive = self._driven.get(row.id)
+        if drive is None or drive.task.done():  # one that was cancelled before its first step is still there
+            drive = self._start(row, order, terms)
         drive.waiters += 1
         try:
             while not drive.task.done():
@@ -249,6 +251,8 @@ class Jobs:
                     row = self._journal.take(id)
                     if row is None or row.fingerprint != claimed.fingerprint:
                         raise _GoneError
+                    if row.state not in STATES:
+                        raise sqlite3.DatabaseError("a row makes no sense")
                     ending = explain.past(row)
                     if ending:
                         raise ending
@@ -264,7 +268,7 @@ class Jobs:
         except (sqlite3.Error, OSError) as error:
             raise self._trouble(error, row or claimed, drive) from None
         finally:
-            del self._driven[id]
+            self._driven.pop(id, None)
             with contextlib.suppress(sqlite3.Error):  # the disk's trouble must not hide what the job came to
                 self._journal.discard(id)
                 self._journal.release(id)

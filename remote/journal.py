@@ -29,7 +29,7 @@ from pathlib import Path
 
 from .journal_intake import RebuiltTable
 from .redaction import redact
-from .rows import Row, adopted
+from .rows import Row, adopted, pictured
 
 PROMPT_START = 60
 LEASE_S = 10.0
@@ -200,7 +200,10 @@ class Journal(RebuiltTable):
             )
 
     def kept(self, id: int, sha256: str) -> None:
+        """The row now says where its picture is from, which until then may have been known by its hash alone."""
         self._move(id, ("ACCEPTED", "COMPLETED"), "KEPT", sha256=sha256)
+        with self._write() as db:
+            db.execute("DELETE FROM jobs WHERE fingerprint = ?", (pictured(sha256),))
 
     def lost_bytes(self, id: int) -> None:
         """KEPT back to ACCEPTED: the vault no longer has them, Segmind may."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
-from .journal_file import BUSY_S
+from .journal_file import connect
+from .lenient_json import one_line
 from .rows import COLUMNS, SCHEMA_VERSION, STATES, Row, newer
 from .vault import SHA256
 
 BESIDE = ("-wal", "-shm", "-journal")
+MOST_WORDS = 80
 LAST_VERSION = 1000  # a version above it is no version but damage
 
 _TEXTS = ("fingerprint", "state", "prompt_start", "body_digest", "url", "sha256", "note", "budget")
@@ -51,19 +52,14 @@ def _left_alone(path: Path) -> str:
 
 def _examined(path: Path, mode: str) -> str:
     try:
-        with _opened(path, mode) as db:
+        with contextlib.closing(connect(path, mode)) as db:
             return _format_flaw(db, path) or _page_flaw(db) or _row_flaw(db)
+    except UnicodeDecodeError:  # sqlite's own words hold the damaged bytes
+        return "database disk image is malformed"
     except sqlite3.DatabaseError as error:
         if is_damage(error):
-            return str(error)
+            return one_line(str(error))[:MOST_WORDS]
         raise
-
-
-@contextlib.contextmanager
-def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    address = f"{path.absolute().as_uri()}?mode={mode}"
-    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)) as db:
-        yield db
 
 
 def _format_flaw(db: sqlite3.Connection, path: Path) -> str:
@@ -80,7 +76,7 @@ def _format_flaw(db: sqlite3.Connection, path: Path) -> str:
 
 def _page_flaw(db: sqlite3.Connection) -> str:
     """Also finds an index that misses rows, over which the same inputs would be paid for again."""
-    said = str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
+    said = one_line(str(db.execute("PRAGMA integrity_check(1)").fetchone()[0]))[:MOST_WORDS]
     return "" if said == "ok" else said
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from .rows import COLUMNS, Row, create_tables
 
@@ -26,7 +27,7 @@ class Table:
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
         self._path, self._now = path, now
-        self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        self._db = connect(path)
         try:
             self._prepare()
         except BaseException:
@@ -70,6 +71,17 @@ class Table:
     def _select(self, where: str, *values: object) -> Iterator[Row]:
         for found in self._db.execute(f"SELECT {_NAMES} FROM jobs WHERE {where}", values):
             yield Row(*found)
+
+
+def connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
+    """A connection that begins and ends its transactions only as it is told.
+
+    Args:
+        mode: ro, rw, or rwc, which makes the file where it is missing.
+    """
+    text = path.absolute().as_posix()  # as_uri names a network share in a way that sqlite refuses
+    address = f"file://{'' if text.startswith('/') else '/'}{quote(text, safe='/:')}?mode={mode}"
+    return sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -24,7 +24,7 @@ from .errors import NOTHING_SENT
 from .job_files import JobFiles
 from .journal import LEASE_S, Journal
 from .journal_check import BESIDE, flaw, is_damage
-from .journal_file import BUSY_S
+from .journal_file import connect
 from .redaction import RedactingFilter
 from .rows import Row, pictured
 from .vault import Vault
@@ -123,7 +123,7 @@ def _sentence(aside: str, restored: int) -> str:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process at a time; the system lets go of a dead one's lock, since sqlite's locks are the system's."""
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as db:
+    with contextlib.closing(connect(path)) as db:
         try:
             db.execute("BEGIN EXCLUSIVE")
         except sqlite3.DatabaseError as error:

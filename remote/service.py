@@ -24,7 +24,10 @@ class Picture:
     receipt: dict[str, Any]
 
 
-def list_jobs(directory: Path, limit: int = 100, tell: Callable[[str], None] = lambda sentence: None) -> list[Row]:
+Tell = Callable[[str], None]
+
+
+def list_jobs(directory: Path, limit: int = 100, tell: Tell = lambda sentence: None) -> list[Row]:
     """The journal, newest first.
 
     Args:
@@ -37,13 +40,16 @@ def list_jobs(directory: Path, limit: int = 100, tell: Callable[[str], None] = l
         return journal.rows(limit)
 
 
-def kept_picture(name: str, directory: Path) -> Picture | None:
+def kept_picture(name: str, directory: Path, tell: Tell = lambda sentence: None) -> Picture | None:
     """The picture of a job, by its request_id or the picture's sha256; None when it is not kept here.
+
+    Args:
+        tell: see `list_jobs`.
 
     Raises:
         SegmindError: the disk does not let us read it, or it is not a picture that can be shown.
     """
-    with explain.on_disk(NOTHING_SENT), contextlib.closing(open_journal(directory)) as journal:
+    with explain.on_disk(NOTHING_SENT), contextlib.closing(open_journal(directory, tell=tell)) as journal:
         row = journal.shown(name)
         data = Vault(directory / VAULT_FOLDER).get(row.sha256) if row else None
     return picture_of(row, images.decode(data), reused=True) if row and data else None

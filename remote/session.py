@@ -238,8 +238,7 @@ class Lane:
     async def _jobs(self) -> AsyncIterator[Jobs]:
         """The jobs of the folder for one run; opened anew when the journal was lost or damaged since the last."""
         async with self._gate:
-            idle = self._opened and not self._users and not self._opened[0].busy
-            if self._opened and idle and not await asyncio.to_thread(self._is_whole, self._opened[2]):
+            if self._opened and not self._users and not await asyncio.to_thread(self._is_whole, self._opened[2]):
                 await self._close()
             jobs, *_ = self._open()
             self._users += 1

@@ -32,7 +32,7 @@ EXPLAINED = {
     ),
     ("remote/images.py", "base64"): "Segmind's upload takes a reference image as a data: URL",
     ("remote/lenient_json.py", "base64"): "an answer may carry the picture as base64 text instead of an address",
-    ("remote/journal.py", "database"): "sqlite3.connect on the local file that records every paid job",
+    ("remote/journal_file.py", "database"): "sqlite3.connect on the local file that records every paid job",
     ("remote/network.py", "network"): (
         "getproxies and proxy_bypass read the system's proxy settings; socket names a constant for the look-up that "
         "refuses private addresses. All traffic itself is httpx's"

@@ -10,6 +10,7 @@ from fake_segmind import Behaviour, Fault
 from klein9b.remote.errors import BadInput
 from klein9b.remote.keys import Key
 from klein9b.remote.session import Options, _lane
+from klein9b.remote.session import run as lane_run
 
 
 @pytest.fixture
@@ -49,6 +50,14 @@ def test_a_refused_image_is_named_by_its_place(lane):
     bad = np.full((8, 8, 3), np.nan, np.float32)
     with pytest.raises(BadInput, match="^Image 2: An image holds NaN"):
         run(lane, request(), arrays=[np.zeros((8, 8, 3), np.float32), bad])
+
+
+def test_more_than_ten_references_are_refused_before_anything_is_sent(fake, tmp_path):
+    photos = [np.zeros((8, 8, 3), np.float32)] * 10
+    asked = request(image_urls=("https://images.example.com/a.png",))
+    with pytest.raises(BadInput, match="11 reference images .10 from connected images, 1 from image_urls"):
+        asyncio.run(lane_run([asked], photos, directory=tmp_path, key=Key(fake.key), hosts=hosts_of(fake)))
+    assert not fake.requests and not list(tmp_path.iterdir())
 
 
 def test_a_key_read_twice_has_one_lane(fake, tmp_path):
