@@ -11,7 +11,8 @@ from comfy.model_management import InterruptProcessingException
 from comfy.model_management import processing_interrupted as interrupted
 
 from ..remote.errors import SegmindError
-from ..remote.keys import Hosts, Key, RedactingFilter, load_key, refuse_secrets
+from ..remote.keys import Hosts, Key, load_key, refuse_secrets
+from ..remote.redaction import RedactingFilter
 
 __all__ = [
     "Account",

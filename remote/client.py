@@ -16,11 +16,12 @@ from typing import TypeVar
 import httpx
 
 from . import protocol
+from .addresses import is_loopback
 from .dates import moment
 from .errors import DownloadRefused
 from .httpx_log import quietly
 from .keys import Hosts, Key
-from .network import NotPublic, Proxied, PublicOnly, is_loopback
+from .network import NotPublic, Proxied, PublicOnly
 from .protocol import (
     Accepted,
     Credits,
@@ -217,7 +218,6 @@ class Client:
         return Reply(
             status=response.status_code,
             body=body,
-            content_type=response.headers.get("content-type", ""),
             hint_s=retry_hint(response.headers, wall),
             skew_s=(moment(response.headers.get("date", "")) or wall) - wall,
         )

@@ -15,7 +15,7 @@ from .errors import DownloadRefused
 from .governor import Priority
 from .job_files import JobFiles
 from .journal import Journal
-from .lenient_json import media_type
+from .media_types import media_type_of
 from .protocol import Metrics, Record, Rejection, Result, Retry, Status
 from .retry import Retrier
 from .rows import Row
@@ -183,7 +183,7 @@ class Follower:
 
     async def _store_bytes(self, row: Row, data: bytes) -> None:
         """The bytes, then what they are, then the row: where the row is lost, the file finds the picture."""
-        kept = await asyncio.to_thread(self._store.put, data, media_type(data))
+        kept = await asyncio.to_thread(self._store.put, data, media_type_of(data))
         now = replace(self._journal.row(row.id) or row, sha256=kept.sha256)
         await asyncio.to_thread(self._files.update, now)
         self._journal.kept(row.id, kept.sha256)

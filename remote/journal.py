@@ -227,9 +227,6 @@ class Journal(RebuiltTable):
     def row(self, id: int) -> Row | None:
         return self._one("id = ?", id)
 
-    def by_request_id(self, request_id: str) -> Row | None:
-        return self._one("request_id = ?", request_id)
-
     def rows(self, limit: int = 100) -> list[Row]:
         """Newest first."""
         return list(self._select("1 ORDER BY id DESC LIMIT ?", limit))

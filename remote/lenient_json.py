@@ -40,19 +40,6 @@ def from_base64(text: str) -> bytes:
         return b""
 
 
-def media_type(data: bytes) -> str:
-    """By the first bytes; empty when they are not a picture's."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
-
-
-def is_image(data: bytes) -> bool:
-    return bool(media_type(data))
-
-
 def one_line(text: str) -> str:
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_WORDS]).split())
     return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 3] + "..."

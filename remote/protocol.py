@@ -18,7 +18,8 @@ from typing import Any
 from urllib.parse import quote
 
 from .dates import moment
-from .lenient_json import amount, from_base64, is_image, loads, mapping, one_line
+from .lenient_json import amount, from_base64, loads, mapping, one_line
+from .media_types import media_type_of
 from .request import SLUG, body_digest, read_inputs
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -43,7 +44,6 @@ class Reply:
 
     status: int
     body: bytes
-    content_type: str = ""
     hint_s: float | None = None
     skew_s: float = 0.0
 
@@ -192,7 +192,7 @@ def read_status(reply: Reply) -> Status | Retry | Rejection:
 
 def read_result(reply: Reply) -> Result | Status | Retry | Rejection:
     """A `Status` means the job is not, or not successfully, over."""
-    if 200 <= reply.status < 300 and is_image(reply.body):
+    if 200 <= reply.status < 300 and media_type_of(reply.body):
         return Result(Source(data=reply.body))
     body = mapping(_json(reply))
     status = _status(body)
@@ -267,7 +267,7 @@ def words_of(reply: Reply) -> str:
     said = " / ".join(_said(_json(reply)))
     if not said:
         text = reply.body[:4096].decode("utf-8", "replace").strip()
-        said = "" if text[:1] in ("{", "[") or is_image(reply.body) else text
+        said = "" if text[:1] in ("{", "[") or media_type_of(reply.body) else text
         if "<" in said[:64]:
             title = re.search(r"<title[^>]*>([^<]*)", said, re.IGNORECASE)
             said = title.group(1) if title else "a web page instead of an answer"
@@ -364,7 +364,7 @@ def _source_of(text: str, depth: int) -> Iterator[Source]:
         yield from _sources(loads(text), depth + 1)
     elif text:
         data = from_base64(text.partition(",")[2] if text.startswith("data:") else text)
-        if is_image(data):
+        if media_type_of(data):
             yield Source(data=data)
 
 
@@ -387,7 +387,7 @@ def _said(body: object, depth: int = 0) -> Iterator[str]:
 
 
 def _json(reply: Reply) -> object:
-    return None if is_image(reply.body) else loads(reply.body)
+    return None if media_type_of(reply.body) else loads(reply.body)
 
 
 def _checked(request_id: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import ipaddress
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 import httpx
 
+from .addresses import may_be_public
 from .errors import NOTHING_SENT, BadInput
 
 SLUG = "flux-2-klein-9b"
@@ -188,18 +188,8 @@ def check_image_url(url: str) -> None:
         _refuse(f"The image address {shown!r} should start with https://", todo)
     if parsed.userinfo:
         _refuse(f"The image address at {parsed.host} carries a user name or password", todo)
-    if not _is_public(parsed.host):
+    if not may_be_public(parsed.host):
         _refuse(f"The image address {shown!r} is on this machine or a private network", todo)
-
-
-def _is_public(host: str) -> bool:
-    name = host.rstrip(".").lower()
-    try:
-        return ipaddress.ip_address(name).is_global
-    except ValueError:
-        last = name.rpartition(".")[2]
-        numeric = last.isdigit() or last.startswith("0x")  # 127.1 and 0x7f.1 are addresses too
-        return "." in name and not numeric and last not in ("localhost", "local", "internal")
 
 
 def _parse(text: str) -> object:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import durable
-
-EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+from .media_types import EXTENSIONS
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
