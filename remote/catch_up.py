@@ -8,9 +8,9 @@ from dataclasses import replace
 from .follower import Store
 from .job_files import JobFiles
 from .journal import Journal
-from .rows import Row
+from .rows import Row, State
 
-_ORDER = ("UNKNOWN", "ACCEPTED", "COMPLETED", "KEPT")
+_ORDER = (State.UNKNOWN, State.ACCEPTED, State.COMPLETED, State.KEPT)
 
 
 class Recall:
@@ -31,12 +31,12 @@ class Recall:
     async def sent_before(self, row: Row) -> None:
         """A row that was about to be sent, and whose file says that it has been: UNKNOWN, or what the file knows."""
         known = await self._known(row)
-        self._journal.recall(row.id, known or replace(row, state="UNKNOWN", request_id=None))
+        self._journal.recall(row.id, known or replace(row, state=State.UNKNOWN, request_id=None))
 
     async def _known(self, row: Row) -> Row | None:
         """What the file knows; KEPT only where the picture is here."""
         known = await asyncio.to_thread(self._files.read, row.fingerprint, row.attempt)
-        if known is None or known.state != "KEPT":
+        if known is None or known.state != State.KEPT:
             return known
         here = await asyncio.to_thread(self._store.get, known.sha256)
-        return known if here else replace(known, state="ACCEPTED", sha256="")
+        return known if here else replace(known, state=State.ACCEPTED, sha256="")

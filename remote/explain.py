@@ -7,7 +7,6 @@ import errno
 import sqlite3
 from collections.abc import Iterator, Sequence
 
-from . import protocol
 from .errors import (
     NOTHING_SENT,
     Interrupted,
@@ -23,7 +22,7 @@ from .errors import (
 from .journal import OverspendError
 from .journal_check import is_damage
 from .protocol import Rejection
-from .rows import Row
+from .rows import Row, State
 
 SENT = "What was sent is not sent again, and is charged if it completes"
 NOT_BILLED = "Segmind does not bill refused or failed jobs"
@@ -32,15 +31,41 @@ PAID = "The job is paid"
 WAITS_THERE = "The job is paid, and its picture stays at Segmind for seven days"
 RUN_AGAIN = "Run the same inputs again to pick the job up; that costs nothing"
 
+_ADVICE = {
+    401: "Check SEGMIND_API_KEY or the key file, then run again",
+    403: "Ask for access to flux-2-klein-9b at Segmind, or use another key",
+    404: "Check SEGMIND_BASE_URL, and at Segmind that flux-2-klein-9b is still offered",
+    405: "Check SEGMIND_BASE_URL: it does not look like Segmind's gateway",
+    406: "Add credits at Segmind, then run again",
+    410: "The model was retired: choose another",
+    413: "Send smaller or fewer images",
+    429: "Wait a minute, then run again",
+}
+
+
+def meaning(status: int, words: str) -> tuple[str, str]:
+    """What a refusal means and what to do about it, as two sentences without their full stops."""
+    said = f'Segmind refused ({status}): "{words}"'
+    low = words.lower()
+    if status == 401 and "missing" in low:
+        return f"{said}: the key did not reach it", "Look for a proxy that removes headers, then run again"
+    if status == 406 and ("content type" in low or "content-type" in low):
+        return f"{said}: a content type problem on the way", "Look for a proxy that rewrites requests"
+    if status == 406 and ("cap" in low or "limit" in low):
+        return f"{said}: a spending limit of the team", "Raise the limit at Segmind, then run again"
+    if status == 406 and "credit" not in low and "balance" not in low and words != "no explanation":
+        return said, "Change the input that it names, then run again"
+    return said, _ADVICE.get(status, "Change the input that it names, then run again")
+
 
 def rejected(refusal: Rejection) -> Rejected:
     """The submit was refused."""
-    what, todo = protocol.meaning(refusal.status, refusal.words)
+    what, todo = meaning(refusal.status, refusal.words)
     return Rejected(what, NOT_BILLED, todo, status=refusal.status, words=refusal.words)
 
 
 def upload_refused(refusal: Rejection) -> Rejected:
-    what, todo = protocol.meaning(refusal.status, refusal.words)
+    what, todo = meaning(refusal.status, refusal.words)
     return Rejected(f"Uploading an image: {what}", NOTHING_SENT, todo, status=refusal.status, words=refusal.words)
 
 
@@ -100,7 +125,7 @@ def out_of_reach(row: Row, why: str) -> StillRunning:
     """The job was accepted, and now its state or picture cannot be read."""
     return StillRunning(
         f"The job was accepted, but Segmind does not let it be read now ({why})",
-        PAID if row.state == "COMPLETED" else WILL_BE_CHARGED,
+        PAID if row.state == State.COMPLETED else WILL_BE_CHARGED,
         f"Check the key and the network. {RUN_AGAIN}",
         request_id=row.request_id,
     )
@@ -152,9 +177,9 @@ def money_of(row: Row, sent: bool) -> str:
     Args:
         sent: whether some of it has left this machine.
     """
-    if row.state in ("COMPLETED", "KEPT") or row.cost_usd is not None:
+    if row.state in (State.COMPLETED, State.KEPT) or row.cost_usd is not None:
         return WAITS_THERE
-    return SENT if sent or row.state not in ("PLANNED", "SUBMITTING") else NOTHING_SENT
+    return SENT if sent or row.state not in (State.PLANNED, State.SUBMITTING) else NOTHING_SENT
 
 
 def disk_failed(error: Exception, money: str, request_id: str | None = None) -> SegmindError:
@@ -184,11 +209,11 @@ def not_understood(error: Exception) -> SegmindError:
 
 def past(row: Row) -> SegmindError | None:
     """Why a final row gives no picture; None when it does, or is not final."""
-    if row.state == "FAILED":
+    if row.state == State.FAILED:
         return failed(row)
-    if row.state == "EXPIRED":
+    if row.state == State.EXPIRED:
         return lost(row)
-    if row.state == "REJECTED":
+    if row.state == State.REJECTED:
         return Rejected(row.note, NOT_BILLED, "Run again", status=0, words=row.note)
     return None
 

@@ -16,7 +16,7 @@ from .governor import Priority
 from .job_files import JobFiles
 from .journal import Journal
 from .media_types import media_type_of
-from .protocol import Metrics, Record, Rejection, Result, Retry, Status
+from .protocol import Metrics, Record, Rejection, Reported, Result, Retry, Status
 from .retry import Retrier
 from .rows import Row
 from .vault import Kept
@@ -27,7 +27,7 @@ RESULT_RETRY_S = 30.0
 RESULT_PAUSE_S = 1.0
 FILE_S = 7 * 86400.0
 DAMAGED_TRIES = 5
-FINAL = ("COMPLETED", "FAILED")
+FINAL = (Reported.COMPLETED, Reported.FAILED)
 
 T = TypeVar("T")
 
@@ -78,9 +78,9 @@ class Follower:
             answer = await self._ask(lambda: self._client.status(request_id), Priority.STATUS, until)
             if isinstance(answer, Status):
                 saw(answer.state)
-                if answer.state == "FAILED":
+                if answer.state == Reported.FAILED:
                     return self._failed(row, answer.error)
-                if answer.state == "COMPLETED":
+                if answer.state == Reported.COMPLETED:
                     self.eta.learn(self.age(row))
                     return await self._collect(row, until)
             elif isinstance(answer, Rejection) and answer.status == 404:
@@ -128,7 +128,7 @@ class Follower:
                     return self._journal.completed(row.id, answer.source.url)
                 await asyncio.to_thread(self._check, answer.source.data)
                 return await self._store_bytes(row, answer.source.data)
-            if isinstance(answer, Status) and answer.state == "FAILED":
+            if isinstance(answer, Status) and answer.state == Reported.FAILED:
                 return self._failed(row, answer.error)
             if isinstance(answer, Rejection) and answer.status != 404:
                 raise explain.out_of_reach(row, f"{answer.status}: {answer.words}")
@@ -143,7 +143,7 @@ class Follower:
         if isinstance(record, Record):
             if record.url or record.state in FINAL:  # before that a cost of 0 means not charged yet
                 self._settle(row, Metrics(cost_usd=record.cost_usd))
-            if record.state == "FAILED":
+            if record.state == Reported.FAILED:
                 return self._failed(row, record.error)
             if record.url:
                 return self._journal.completed(row.id, record.url)

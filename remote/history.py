@@ -16,10 +16,10 @@ from .dates import DAY_S, day
 from .governor import Priority
 from .journal import PROMPT_START, Journal
 from .journal_intake import HISTORY_S, UNREADABLE
-from .protocol import Record, Rejection
+from .protocol import Record, Rejection, Reported
 from .request import MAX_SEED, fingerprint_of, outline, read_inputs
 from .retry import Retrier
-from .rows import Row, adopted
+from .rows import Row, State, adopted
 from .values import Order
 
 ASK_S = 30.0
@@ -55,7 +55,7 @@ class History:
         async with self._reading:
             if self._journal.history_is_due():
                 records = await self._records()
-                self._journal.join([self._row(one) for one in records if one.state != "FAILED"])
+                self._journal.join([self._row(one) for one in records if one.state != Reported.FAILED])
 
     async def _records(self) -> list[Record]:
         """Every request of the last days, the oldest first; again where our clock named the wrong days."""
@@ -103,7 +103,7 @@ class History:
             id=0,
             fingerprint=fingerprint,
             attempt=1,
-            state="COMPLETED" if record.url else "ACCEPTED",
+            state=State.COMPLETED if record.url else State.ACCEPTED,
             prompt_start=str(inputs.get("prompt", ""))[:PROMPT_START],
             seed=_seed(inputs),
             body_digest=recognised_by,

@@ -42,8 +42,8 @@ from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unk
 from .reconcile import Reconciler
 from .request import body_digest, encode_body
 from .retry import Retrier, backoff
-from .rows import STATES, Row
-from .values import Order, Progress, Terms
+from .rows import Row, State
+from .values import UPLOADING, Order, Progress, Terms
 
 NOT_SENT_TRIES = 6
 WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)
@@ -168,13 +168,13 @@ class Jobs:
         self, row: Row, order: Order | None, terms: Terms, deadline: float, tell: Callable[[Progress], None]
     ) -> Row:
         """Waits for the row's one driver, until the deadline or the caller's cancellation."""
-        kept = row.state == "KEPT" and await asyncio.to_thread(self._store.get, row.sha256) is not None
-        if row.state == "KEPT" and not kept:
+        kept = row.state == State.KEPT and await asyncio.to_thread(self._store.get, row.sha256) is not None
+        if row.state == State.KEPT and not kept:
             self._journal.lost_bytes(row.id)
         elif kept:
             tell(self._progress(row, None, terms, deadline, reused=True))
             return row
-        reused = row.state != "PLANNED"
+        reused = row.state != State.PLANNED
         drive = self._driven.get(row.id)
         if drive is None or drive.task.done():  # one that was cancelled before its first step is still there
             drive = self._start(row, order, terms)
@@ -219,9 +219,9 @@ class Jobs:
         return drive.task.result()
 
     def _too_late(self, row: Row, terms: Terms) -> SegmindError:
-        if row.state == "PLANNED":
+        if row.state == State.PLANNED:
             return explain.too_late_to_send(terms.timeout_s)
-        if row.state == "UNKNOWN":
+        if row.state == State.UNKNOWN:
             return explain.outcome_unknown(row)
         return explain.still_running(row, terms.timeout_s)
 
@@ -230,7 +230,7 @@ class Jobs:
     ) -> Progress:
         waited = terms.timeout_s - (deadline - self._clock.monotonic())
         known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
-        seen = drive.state if drive and row.state in ("PLANNED", "ACCEPTED") else ""
+        seen = drive.state if drive and row.state in (State.PLANNED, State.ACCEPTED) else ""
         return Progress(row.id, seen or row.state, waited, self._follower.eta.seconds, row.request_id, known, reused)
 
     # Driving
@@ -251,14 +251,12 @@ class Jobs:
                     row = self._journal.take(id)
                     if row is None or row.fingerprint != claimed.fingerprint:
                         raise _GoneError
-                    if row.state not in STATES:
-                        raise sqlite3.DatabaseError("a row makes no sense")
                     ending = explain.past(row)
                     if ending:
                         raise ending
-                    if row.state == "KEPT":
+                    if row.state == State.KEPT:
                         return row
-                    drive.sent = row.state != "PLANNED"
+                    drive.sent = row.state != State.PLANNED
                     await self._step(row, order, drive, horizon)
             row = self._journal.row(id)
             raise explain.still_running(row, FOLLOW_S) if row else _GoneError
@@ -278,13 +276,13 @@ class Jobs:
             await self._clock.sleep(JOIN_S)
         elif await self._recall.further(row):
             return
-        elif row.state == "PLANNED" and order:
+        elif row.state == State.PLANNED and order:
             await self._submit(row, order, drive)
-        elif row.state == "UNKNOWN":
+        elif row.state == State.UNKNOWN:
             await self._reconciler.find(row)
-        elif row.state == "ACCEPTED":
+        elif row.state == State.ACCEPTED:
             await self._follower.poll(row, drive.saw, horizon)
-        elif row.state == "COMPLETED":
+        elif row.state == State.COMPLETED:
             await self._follower.keep(row, horizon)
         else:
             raise _GoneError
@@ -293,7 +291,7 @@ class Jobs:
         """PLANNED to whatever the server says. Sends again only after proof that nothing was accepted."""
         if not drive.terms.always_new and await self._history.look_back(order):
             raise _GoneError  # claim again: it may have come back
-        drive.state = "UPLOADING" if order.references else ""
+        drive.state = UPLOADING if order.references else ""
         body = order.request.body([await self._online(reference) for reference in order.references])
         drive.state = ""
         unreached = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .journal_file import connect
 from .lenient_json import one_line
-from .rows import COLUMNS, SCHEMA_VERSION, STATES, Row, newer
+from .rows import AWAITED, COLUMNS, NO_SENSE, SCHEMA_VERSION, Row, State, newer, row_of
 from .vault import SHA256
 
 BESIDE = ("-wal", "-shm", "-journal")
@@ -85,12 +85,12 @@ def _row_flaw(db: sqlite3.Connection) -> str:
     if not db.execute("PRAGMA table_info(jobs)").fetchone():
         return ""
     try:
-        rows = [Row(*found) for found in db.execute(f"SELECT {', '.join(COLUMNS)} FROM jobs")]
+        rows = [row_of(found) for found in db.execute(f"SELECT {', '.join(COLUMNS)} FROM jobs")]
     except sqlite3.OperationalError as error:
         if "decode" in str(error):
             return "a row holds text that is none"
         raise
-    return "a row makes no sense" if any(map(_is_odd, rows)) else ""
+    return NO_SENSE if any(map(_is_odd, rows)) else ""
 
 
 def _is_odd(row: Row) -> bool:
@@ -98,6 +98,6 @@ def _is_odd(row: Row) -> bool:
     rest = [getattr(row, name) for name in COLUMNS if name not in _TEXTS + _MAYBE_TEXTS]
     if not all(isinstance(text, str) for text in texts) or any(isinstance(one, (str, bytes)) for one in rest):
         return True
-    nameless = row.state in ("ACCEPTED", "COMPLETED") and not row.request_id
-    bare = row.state == "KEPT" and not SHA256.fullmatch(row.sha256)
-    return row.state not in STATES or nameless or bare
+    nameless = row.state in AWAITED and not row.request_id
+    bare = row.state == State.KEPT and not SHA256.fullmatch(row.sha256)
+    return nameless or bare

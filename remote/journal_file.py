@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from .rows import COLUMNS, Row, create_tables
+from .rows import COLUMNS, Row, create_tables, row_of
 
 BUSY_S = 30.0
 
@@ -70,7 +70,7 @@ class Table:
 
     def _select(self, where: str, *values: object) -> Iterator[Row]:
         for found in self._db.execute(f"SELECT {_NAMES} FROM jobs WHERE {where}", values):
-            yield Row(*found)
+            yield row_of(found)
 
 
 def connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:

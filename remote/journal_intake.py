@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from .journal_file import Table
-from .rows import Row
+from .rows import RUNS_ON, UNANSWERED, UNBILLED, Row, State, state_in
 
 HISTORY_S = 7 * 86400.0  # how long Segmind keeps what the history could lead to
 UNREADABLE = "unreadable"  # in place of a body_digest: the history tells of the job and not of its inputs
@@ -56,7 +56,7 @@ class RebuiltTable(Table):
         """
         with self._write() as db:
             for row, digest in found:
-                searched = self._one("state IN ('SUBMITTING', 'UNKNOWN') AND body_digest = ?", digest)
+                searched = self._one(f"{state_in(*UNANSWERED)} AND body_digest = ?", digest)
                 if not digest or searched is None:
                     last = self._one("fingerprint = ? ORDER BY attempt DESC LIMIT 1", row.fingerprint)
                     self._take_in(row, attempt=last.attempt + 1 if last else 1)
@@ -69,14 +69,14 @@ class RebuiltTable(Table):
         """
         with self._write() as db:
             other = self._one("request_id = ? AND id <> ?", known.request_id, id)
-            state, request_id = ("UNKNOWN", None) if other else (known.state, known.request_id)
+            state, request_id = (State.UNKNOWN, None) if other else (known.state, known.request_id)
             db.execute(
                 "UPDATE jobs SET state = ?, request_id = COALESCE(?, request_id), sha256 = ?,"
                 " body_digest = COALESCE(NULLIF(?, ''), body_digest), submitted_at = COALESCE(?, submitted_at),"
                 " cost_usd = COALESCE(?, cost_usd), note = '', changed_at = ?"
-                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN', 'ACCEPTED', 'COMPLETED')",
+                f" WHERE id = ? AND {state_in(*RUNS_ON)}",
                 (
-                    state, request_id, known.sha256 if state == "KEPT" else "", known.body_digest,
+                    state, request_id, known.sha256 if state == State.KEPT else "", known.body_digest,
                     known.submitted_at, known.cost_usd, self._now(), id,
                 ),
             )  # fmt: skip
@@ -85,14 +85,15 @@ class RebuiltTable(Table):
     def twin(self, outline: str = UNREADABLE) -> Row | None:
         """A job out of the history that may be the one with this outline; None once its picture cannot be had."""
         return self._one(
-            "body_digest IN (?, ?) AND state NOT IN ('FAILED', 'REJECTED') AND submitted_at > ?"
+            f"body_digest IN (?, ?) AND NOT {state_in(*UNBILLED)} AND submitted_at > ?"
             " ORDER BY body_digest = ? DESC, id DESC LIMIT 1",
             outline, UNREADABLE, self._now() - HISTORY_S, outline,
         )  # fmt: skip
 
     def shown(self, name: str) -> Row | None:
         """The kept job of that request_id, or whose picture has that sha256."""
-        return self._one("state = 'KEPT' AND (request_id = ? OR sha256 = ?) ORDER BY id DESC LIMIT 1", name, name)
+        kept = state_in(State.KEPT)
+        return self._one(f"{kept} AND (request_id = ? OR sha256 = ?) ORDER BY id DESC LIMIT 1", name, name)
 
     def _take_in(self, row: Row, attempt: int = 0) -> bool:
         """Whether it was not known; a request_id has one row."""

@@ -26,7 +26,7 @@ from .journal import LEASE_S, Journal
 from .journal_check import BESIDE, flaw, is_damage
 from .journal_file import connect
 from .redaction import RedactingFilter
-from .rows import Row, pictured
+from .rows import Row, State, pictured
 from .vault import Vault
 
 JOURNAL_FILE, VAULT_FOLDER, FILES_FOLDER, LOCK_FILE = "jobs.sqlite", "results", "jobs", "jobs.lock"
@@ -107,7 +107,7 @@ def _bare_pictures(vault: Vault, rows: list[Row]) -> list[Row]:
     told = {row.sha256 for row in rows}
     bare = [kept for kept in reversed(vault.listing()) if kept.sha256 not in told]
     return [
-        Row(0, pictured(kept.sha256), 1, "KEPT", sha256=kept.sha256, created_at=kept.path.stat().st_mtime)
+        Row(0, pictured(kept.sha256), 1, State.KEPT, sha256=kept.sha256, created_at=kept.path.stat().st_mtime)
         for kept in bare
     ]
 

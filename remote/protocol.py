@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 from urllib.parse import quote
 
@@ -105,9 +106,20 @@ class Metrics:
     inference_s: float | None = None
 
 
+class Reported(str, Enum):
+    """What Segmind says of a job. Its COMPLETED is a picture that is made, the journal's one whose address is known."""
+
+    QUEUED = "QUEUED"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+    __str__ = str.__str__
+
+
 @dataclass(frozen=True)
 class Status:
-    """`state` is upper case: QUEUED, PROCESSING, COMPLETED, FAILED, or a word we do not know yet."""
+    """`state` is one of `Reported`, or a word in upper case that we do not know yet."""
 
     state: str
     error: str = ""
@@ -184,7 +196,7 @@ def read_status(reply: Reply) -> Status | Retry | Rejection:
     """A FAILED job comes as HTTP 422; a body that names a final state counts whatever its HTTP code."""
     body = mapping(_json(reply))
     status = _status(body)
-    if status and status.state in ("COMPLETED", "FAILED"):
+    if status and status.state in (Reported.COMPLETED, Reported.FAILED):
         return status
     refused = _not_ok(reply)
     return refused or status or Retry("the status reply has no state", reply.hint_s, reply.status)
@@ -196,15 +208,15 @@ def read_result(reply: Reply) -> Result | Status | Retry | Rejection:
         return Result(Source(data=reply.body))
     body = mapping(_json(reply))
     status = _status(body)
-    if status and status.state == "FAILED":
+    if status and status.state == Reported.FAILED:
         return status
     refused = _not_ok(reply)
     if refused:
         return refused
     source = next(_sources(body), None)
-    if source and (status is None or status.state == "COMPLETED"):
+    if source and (status is None or status.state == Reported.COMPLETED):
         return Result(source, _metrics(body))
-    if status and status.state != "COMPLETED":
+    if status and status.state != Reported.COMPLETED:
         return status
     return Retry("the result is empty", reply.hint_s, reply.status)
 
@@ -272,33 +284,6 @@ def words_of(reply: Reply) -> str:
             title = re.search(r"<title[^>]*>([^<]*)", said, re.IGNORECASE)
             said = title.group(1) if title else "a web page instead of an answer"
     return one_line(said) or "no explanation"
-
-
-def meaning(status: int, words: str) -> tuple[str, str]:
-    """What a refusal means and what to do about it, as two sentences without their full stops."""
-    said = f'Segmind refused ({status}): "{words}"'
-    low = words.lower()
-    if status == 401 and "missing" in low:
-        return f"{said}: the key did not reach it", "Look for a proxy that removes headers, then run again"
-    if status == 406 and ("content type" in low or "content-type" in low):
-        return f"{said}: a content type problem on the way", "Look for a proxy that rewrites requests"
-    if status == 406 and ("cap" in low or "limit" in low):
-        return f"{said}: a spending limit of the team", "Raise the limit at Segmind, then run again"
-    if status == 406 and "credit" not in low and "balance" not in low and words != "no explanation":
-        return said, "Change the input that it names, then run again"
-    return said, _ADVICE.get(status, "Change the input that it names, then run again")
-
-
-_ADVICE = {
-    401: "Check SEGMIND_API_KEY or the key file, then run again",
-    403: "Ask for access to flux-2-klein-9b at Segmind, or use another key",
-    404: "Check SEGMIND_BASE_URL, and at Segmind that flux-2-klein-9b is still offered",
-    405: "Check SEGMIND_BASE_URL: it does not look like Segmind's gateway",
-    406: "Add credits at Segmind, then run again",
-    410: "The model was retired: choose another",
-    413: "Send smaller or fewer images",
-    429: "Wait a minute, then run again",
-}
 
 
 def _not_ok(reply: Reply) -> Retry | Rejection | None:

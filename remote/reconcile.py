@@ -9,9 +9,10 @@ from . import explain
 from .client import Client
 from .dates import DAY_S, day
 from .governor import Priority
-from .journal import Journal, Row
+from .journal import Journal
 from .protocol import Record
 from .retry import Retrier
+from .rows import Row, State
 
 LOOK_AT_S = (3.0, 8.0, 20.0, 45.0)
 PAGES = 10
@@ -43,7 +44,7 @@ class Reconciler:
         for at in looks:
             await self._clock.sleep(max(0.0, at - self._age(row)))
             now = self._journal.row(row.id)
-            if now is None or now.state != "UNKNOWN" or await self._look(row, last=at == looks[-1]):
+            if now is None or now.state != State.UNKNOWN or await self._look(row, last=at == looks[-1]):
                 return
         raise explain.outcome_unknown(self._journal.row(row.id) or row)
 

@@ -40,7 +40,7 @@ from .journal_restore import FILES_FOLDER, JOURNAL_FILE, VAULT_FOLDER, open_jour
 from .keys import Hosts, Key, refuse_secrets
 from .protocol import Credits, Rejection, Retry
 from .request import KleinRequest, check_reference_count
-from .rows import Row
+from .rows import RUNS_ON, Row
 from .service import Picture, kept_picture, list_jobs, picture_of
 from .values import Options, Order, Progress
 from .vault import Vault
@@ -50,7 +50,6 @@ __all__ = ["Lane", "Options", "Picture", "balance", "kept_picture", "list_jobs",
 
 WATCH_S = 0.1
 STANDING_S, STANDING_STEP_S = 0.14, 0.01
-RUNS_ON = ("SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
 BALANCE_S = 30.0
 
 T = TypeVar("T")

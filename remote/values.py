@@ -64,13 +64,16 @@ class Options:
         return Terms(self.timeout_s, self.reuse == "always_new", uuid.uuid4().hex, cap)
 
 
+UPLOADING = "UPLOADING"  # of a job's progress only: in the journal it is still planned
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a job is.
 
     Args:
         job: the journal's row.
-        state: one of the journal's, UPLOADING, or while ACCEPTED what the server last said.
+        state: a `State`, `UPLOADING`, or while ACCEPTED what the server last said (`Reported`, or a word of its own).
         waited_s: since the call.
         expected_s: the usual time from submit to picture.
         reused: nothing is paid for it now.

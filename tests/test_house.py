@@ -99,6 +99,41 @@ class TestFile:
         assert not re.search(r"\bsys\.(stdout|stderr)\b", path.read_text())
 
 
+def is_enum(node):
+    return isinstance(node, ast.ClassDef) and "Enum" in {base.id for base in node.bases if isinstance(base, ast.Name)}
+
+
+def spelled_out(source, states):
+    """The states in the text constants of a source, SQL included, but for those of an Enum and in docstrings."""
+    tree = ast.parse(source)
+    allowed = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    allowed |= {id(inner) for node in ast.walk(tree) if is_enum(node) for inner in ast.walk(node)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    words = [word for text in texts if id(text) not in allowed for word in re.findall(r"\w+", text.value)]
+    return [word for word in words if word in states]
+
+
+def states_of_jobs():
+    """The values of the Enums whose members are texts."""
+    trees = [ast.parse(path.read_text()) for path in (PACK / "remote").glob("*.py")]
+    enums = [node for tree in trees for node in ast.walk(tree) if is_enum(node)]
+    values = [line.value for enum in enums for line in enum.body if isinstance(line, ast.Assign)]
+    return {value.value for value in values if isinstance(value, ast.Constant)}
+
+
+@pytest.mark.parametrize("package", ["remote"])
+def test_a_state_of_a_job_is_spelled_in_its_enum_alone(package):
+    states = states_of_jobs()
+    assert {"PLANNED", "KEPT", "QUEUED"} <= states
+    for path in (PACK / package).rglob("*.py"):
+        assert not spelled_out(path.read_text(), states), name_of(path)
+
+
+def test_a_bare_state_would_be_seen():
+    source = 'class State(str, Enum):\n    """KEPT"""\n    KEPT = "KEPT"\nQUERY = "WHERE state = \'KEPT\'"\n'
+    assert spelled_out(source, {"KEPT"}) == ["KEPT"]
+
+
 def test_ruff_is_content():
     answer = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=PACK, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout

@@ -16,6 +16,7 @@ from klein9b.remote.client import Client
 from klein9b.remote.errors import NOTHING_SENT, SegmindError
 from klein9b.remote.job_files import JobFiles
 from klein9b.remote.journal import Journal
+from klein9b.remote.protocol import Unknown
 from klein9b.remote.session import Options, list_jobs
 from klein9b.remote.vault import Vault
 
@@ -51,7 +52,7 @@ def breaking(patch, owner, name, error):
 
         async def lost(self, body):
             await submit(self, body)
-            return explain.protocol.Unknown("reset")
+            return Unknown("reset")
 
         submit = Client.submit
         patch.setattr(Client, "submit", lost)
