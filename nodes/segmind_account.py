@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
 from comfy.model_management import InterruptProcessingException
 from comfy.model_management import processing_interrupted as interrupted
 
-from ..remote.errors import SegmindError
-from ..remote.keys import Hosts, Key, load_key, refuse_secrets
-from ..remote.redaction import RedactingFilter
+from ..remote.service import Account, RedactingFilter, SegmindError, refuse_secrets
 
 __all__ = [
-    "Account",
     "InterruptProcessingException",
     "interrupted",
     "journal_folder",
@@ -28,28 +24,14 @@ log = logging.getLogger(__name__)
 log.addFilter(RedactingFilter())
 
 
-@dataclass(frozen=True)
-class Account:
-    """Where jobs are kept, who pays, and which servers are asked."""
-
-    directory: Path
-    key: Key
-    hosts: Hosts
-
-
 def journal_folder() -> Path:
     """The key file, the journal and paid pictures; a system user's folder, which the host never serves."""
     return Path(folder_paths.get_system_user_directory("segmind"))
 
 
 def open_account() -> Account:
-    """Read anew for every run, so that a key set meanwhile counts.
-
-    Raises:
-        SegmindError: there is no usable key, or a host variable is not a URL the key may go to.
-    """
-    folder = journal_folder()
-    return Account(folder, load_key(folder), Hosts.from_environment())
+    """The account of the host's folder; see `Account.of`."""
+    return Account.of(journal_folder())
 
 
 def secret_in(**texts: str | None) -> str:

@@ -11,11 +11,7 @@ from typing import Any, TypeVar
 from comfy_api.v0_0_2 import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..remote import session as lane
-from ..remote.errors import NOTHING_SENT, BadInput, SegmindError
-from ..remote.keys import refuse_secrets
-from ..remote.protocol import REQUEST_ID
-from ..remote.rows import Row
+from ..remote import service
 from .node_text import show_text
 from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account, secret_in
 from .segmind_picture import as_batch
@@ -72,7 +68,7 @@ class SegmindJobs(io.ComfyNode):
 
     @classmethod
     async def execute(cls, request_id: str, limit: int) -> io.NodeOutput:
-        refuse_secrets({"request_id": request_id})
+        service.refuse_secrets({"request_id": request_id})
         try:
             return await cls._show(request_id.strip(), limit)
         except asyncio.CancelledError:  # see SegmindRemote
@@ -82,7 +78,7 @@ class SegmindJobs(io.ComfyNode):
     async def _show(cls, request_id: str, limit: int) -> io.NodeOutput:
         news: list[str] = []
         picture = await cls._recovered(request_id, news.append) if request_id else None
-        rows = await asyncio.to_thread(lane.list_jobs, journal_folder(), limit, news.append)
+        rows = await asyncio.to_thread(service.list_jobs, journal_folder(), limit, news.append)
         text = "\n".join([await _balance(), *news, *(_line(row, time.time()) for row in rows)])
         told = [finished([picture.receipt], [])] if picture else []
         show_text(cls, "\n".join([*told, text]))
@@ -90,29 +86,20 @@ class SegmindJobs(io.ComfyNode):
         return io.NodeOutput(image, mask, text, ui={"text": (text,)})
 
     @classmethod
-    async def _recovered(cls, request_id: str, tell: Callable[[str], None]) -> lane.Picture:
-        if not REQUEST_ID.fullmatch(request_id):
-            raise BadInput(
-                f"{request_id[:80]!r} is not a request_id: 8 to 64 letters, digits, - and _",
-                NOTHING_SENT,
-                "Copy one from the list, a receipt or Segmind's console",
-            )
-        kept = await asyncio.to_thread(lane.kept_picture, request_id, journal_folder(), tell)
+    async def _recovered(cls, request_id: str, tell: Callable[[str], None]) -> service.Picture:
+        kept = await asyncio.to_thread(service.kept_picture, request_id, journal_folder(), tell)
         if kept:
             return kept
         account = open_account()
         show_text(cls, f"Fetching {request_id}")
-        return await _interruptible(
-            lane.recover(request_id, directory=account.directory, key=account.key, hosts=account.hosts)
-        )
+        return await _interruptible(service.recover(account, request_id))
 
 
 async def _balance() -> str:
     """The account's balance, or why it is not known; the list is worth having without it."""
     try:
-        account = open_account()
-        credits = await _interruptible(lane.balance(directory=account.directory, key=account.key, hosts=account.hosts))
-    except SegmindError as error:
+        credits = await _interruptible(service.balance(open_account()))
+    except service.SegmindError as error:
         return f"Balance: not known. {error.what}"
     free = f" and ${credits.free_usd:.2f} free" if credits.free_usd else ""
     return f"Balance: ${credits.paid_usd:.2f}{free}"
@@ -135,7 +122,7 @@ async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def _line(row: Row, now: float) -> str:
+def _line(row: service.Row, now: float) -> str:
     cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:.4f}"
     name = row.request_id or (f"picture {row.sha256}" if row.sha256 else "no request_id")
     told = [row.state, f"{_age(now - row.created_at)} ago", cost, name]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from .errors import (
     NOTHING_SENT,
+    BadInput,
     Interrupted,
     JobFailed,
     OutcomeUnknown,
@@ -67,6 +68,14 @@ def rejected(refusal: Rejection) -> Rejected:
 def upload_refused(refusal: Rejection) -> Rejected:
     what, todo = meaning(refusal.status, refusal.words)
     return Rejected(f"Uploading an image: {what}", NOTHING_SENT, todo, status=refusal.status, words=refusal.words)
+
+
+def no_request_id(text: str) -> BadInput:
+    return BadInput(
+        f"{text[:80]!r} is not a request_id: 8 to 64 letters, digits, - and _",
+        NOTHING_SENT,
+        "Copy one from the list, a receipt or Segmind's console",
+    )
 
 
 def unreachable(why: str) -> Unreachable:

@@ -355,7 +355,7 @@ class Jobs:
         estimate, terms = self._journal.estimate_usd, drive.terms
         try:
             ours = self._journal.submitting(
-                row.id, digest, budget=terms.budget, cap_usd=terms.max_cost_usd, estimate_usd=estimate()
+                row.id, digest, budget=terms.budget, cap_usd=terms.cap_usd, estimate_usd=estimate()
             )
             return self._journal.row(row.id) if ours else None
         except OverspendError as error:

@@ -75,7 +75,7 @@ class KleinRequest:
         if not 1 <= len(self.aspect_ratio) <= 32:
             _refuse("aspect_ratio should be a ratio such as 16:9", "Choose one from the list")
         for url in self.image_urls:
-            check_image_url(url)
+            refuse_image_url(url)
 
     def body(self, uploaded: Sequence[str] = ()) -> dict[str, Any]:
         """The JSON object to send, in the published page's order; `uploaded` addresses come first."""
@@ -155,8 +155,8 @@ def outline(inputs: Mapping[str, Any]) -> str:
     return _digest({**inputs, "image_urls": len(urls) if isinstance(urls, (list, tuple)) else 0})
 
 
-def check_reference_count(counts: Mapping[str, int]) -> None:
-    """Refuses more references than a request may have, before any of them is uploaded.
+def refuse_too_many_references(counts: Mapping[str, int]) -> None:
+    """Stops a request with more references than it may have, before any of them is uploaded.
 
     Args:
         counts: how many come from where, in order.
@@ -173,7 +173,7 @@ def check_reference_count(counts: Mapping[str, int]) -> None:
         )
 
 
-def check_image_url(url: str) -> None:
+def refuse_image_url(url: str) -> None:
     """Raises BadInput unless `url` is one that Segmind could fetch and that shows nothing of this machine."""
     shown = url[:80] if isinstance(url, str) else repr(url)
     todo = "Give an https address that anyone can open, or connect the image itself"

@@ -1,33 +1,103 @@
-"""What needs no key and no network: the list of jobs, and a picture that is kept here."""
+"""The one face of the hosted lane: all that the nodes know of it.
+
+    run(account, requests, ...)      pictures for requests, from any event loop; the work is done on another
+    recover(account, request_id)     one picture by its request_id
+    balance(account)                 dollars left
+    list_jobs(directory)             the journal, newest first; no key, no network
+    kept_picture(name, directory)    a picture that is kept here; no key, no network
+
+and the values that go in and out of them, the limits of a request, and the errors a person may see.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from . import explain, images
-from .errors import NOTHING_SENT
-from .images import Decoded
+from .errors import NOTHING_SENT, BadInput, Interrupted, SegmindError
+from .journal import AVERAGE_COST_USD
 from .journal_restore import VAULT_FOLDER, open_journal
-from .rows import Row
+from .keys import refuse_secrets
+from .protocol import REQUEST_ID, Credits, Reported
+from .redaction import RedactingFilter
+from .request import (
+    ASPECT_RATIOS,
+    IMAGE_FORMATS,
+    MAX_REFERENCES,
+    MAX_SEED,
+    SAMPLERS,
+    KleinRequest,
+    refuse_too_many_references,
+)
+from .rows import Row, State
+from .session import Session
+from .values import UPLOADING, Account, Picture, Progress, Terms
 from .vault import Vault
 
+__all__ = [
+    "ASPECT_RATIOS", "AVERAGE_COST_USD", "IMAGE_FORMATS", "MAX_REFERENCES", "MAX_SEED", "SAMPLERS", "UPLOADING",
+    "Account", "BadInput", "Credits", "Interrupted", "KleinRequest", "Picture", "Progress", "RedactingFilter",
+    "Reported", "Row", "SegmindError", "State", "Terms", "balance", "kept_picture", "list_jobs", "recover",
+    "refuse_secrets", "refuse_too_many_references", "run",
+]  # fmt: skip
 
-@dataclass(frozen=True)
-class Picture:
-    """A finished job. `receipt` is plain JSON: request_id, seed, costs, seconds, sha256; never a key."""
-
-    decoded: Decoded
-    receipt: dict[str, Any]
+_SESSIONS: dict[Account, Session] = {}
+_LOCK = threading.Lock()
 
 
-Tell = Callable[[str], None]
+async def run(
+    account: Account,
+    requests: Sequence[KleinRequest],
+    arrays: Sequence[npt.NDArray[np.float32]] = (),
+    terms: Terms | None = None,
+    *,
+    on_progress: Callable[[list[Progress | None]], None] = lambda progress: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    on_skip: Callable[[int, SegmindError], None] = lambda index, error: None,
+) -> list[Picture]:
+    """One picture per request, in order; what failed is left out where `terms` say so.
+
+    Args:
+        arrays: images to upload, in order, for every request; [height, width, 3 or 4] floats.
+        on_progress: hears, on this thread, about every job; None for one that has not begun.
+        cancelled: asked ten times a second.
+        on_skip: hears of every request that is left out, by its place.
+
+    Raises:
+        Interrupted: `cancelled` said so. Jobs that were accepted go on and are kept.
+        SegmindError: the first failure, or the only ones.
+    """
+    for request in requests:
+        refuse_secrets(request.texts())
+        refuse_too_many_references({"connected images": len(arrays), "image_urls": len(request.image_urls)})
+    return await _session(account).run(requests, arrays, terms or Terms(), on_progress, cancelled, on_skip)
 
 
-def list_jobs(directory: Path, limit: int = 100, tell: Tell = lambda sentence: None) -> list[Row]:
+async def recover(
+    account: Account, request_id: str, terms: Terms | None = None, cancelled: Callable[[], bool] = lambda: False
+) -> Picture:
+    """The picture of a job from this machine or another, by its request_id; costs nothing.
+
+    Raises:
+        BadInput: nothing has such a name.
+        SegmindError: it failed, is lost, or has not ended before the deadline.
+    """
+    _refuse_odd_name(request_id)
+    return await _session(account).recover(request_id, terms or Terms(), cancelled)
+
+
+async def balance(account: Account) -> Credits:
+    """Dollars left on the account; the cheapest way to learn whether a key works."""
+    return await _session(account).balance()
+
+
+def list_jobs(directory: Path, limit: int = 100, tell: Callable[[str], None] = lambda sentence: None) -> list[Row]:
     """The journal, newest first.
 
     Args:
@@ -40,37 +110,29 @@ def list_jobs(directory: Path, limit: int = 100, tell: Tell = lambda sentence: N
         return journal.rows(limit)
 
 
-def kept_picture(name: str, directory: Path, tell: Tell = lambda sentence: None) -> Picture | None:
+def kept_picture(name: str, directory: Path, tell: Callable[[str], None] = lambda sentence: None) -> Picture | None:
     """The picture of a job, by its request_id or the picture's sha256; None when it is not kept here.
 
     Args:
         tell: see `list_jobs`.
 
     Raises:
+        BadInput: nothing has such a name.
         SegmindError: the disk does not let us read it, or it is not a picture that can be shown.
     """
+    _refuse_odd_name(name)
     with explain.on_disk(NOTHING_SENT), contextlib.closing(open_journal(directory, tell=tell)) as journal:
         row = journal.shown(name)
         data = Vault(directory / VAULT_FOLDER).get(row.sha256) if row else None
-    return picture_of(row, images.decode(data), reused=True) if row and data else None
+    return Picture.of(row, images.decode(data), reused=True) if row and data else None
 
 
-def picture_of(
-    row: Row, decoded: Decoded, reused: bool, uploads: tuple[str, ...] = (), news: tuple[str, ...] = ()
-) -> Picture:
-    receipt = {
-        "request_id": row.request_id,
-        "seed": row.seed,
-        "cost_usd": row.cost_usd,
-        "remaining_usd": row.remaining_usd,
-        "queue_seconds": row.queue_s,
-        "inference_seconds": row.inference_s,
-        "sha256": row.sha256,
-        "width": decoded.width,
-        "height": decoded.height,
-        "media_type": decoded.media_type,
-        "reused": reused,
-        "note": "; ".join(note for note in (decoded.note, *news) if note),
-        "uploads": list(uploads),
-    }
-    return Picture(decoded, receipt)
+def _session(account: Account) -> Session:
+    """One account has one session as long as the process lives: one rate limit, one owner of jobs."""
+    with _LOCK:
+        return _SESSIONS.setdefault(account, Session(account))
+
+
+def _refuse_odd_name(name: str) -> None:
+    if not REQUEST_ID.fullmatch(name):
+        raise explain.no_request_id(name)

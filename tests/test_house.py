@@ -67,6 +67,31 @@ def test_kernels_know_torch_and_triton_only():
             assert known, f"{name_of(path)} imports {name}"
 
 
+def behind_the_face(path, root=PACK):
+    """What a file imports of remote/ other than its one face, service."""
+    names = [name for name in imported(path, root) if reaches(name, "klein9b.remote")]
+    return [name for name in names if not reaches(name, "klein9b.remote.service")]
+
+
+def test_the_nodes_know_one_module_of_remote():
+    users = [
+        path for path in (PACK / "nodes").rglob("*.py") if any("klein9b.remote" in name for name in imported(path))
+    ]
+    assert users
+    for path in users:
+        assert not behind_the_face(path), f"{name_of(path)} imports {', '.join(behind_the_face(path))}"
+
+
+@pytest.mark.parametrize(
+    "line", ["from ..remote.keys import Key", "from ..remote import jobs", "from .. import remote"]
+)
+def test_an_import_behind_the_face_would_be_seen(tmp_path, line):
+    path = tmp_path / "nodes" / "module.py"
+    path.parent.mkdir()
+    path.write_text(f"from ..remote import service\n{line}\n")
+    assert len(behind_the_face(path, tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ("package", "line"),
     [
@@ -121,7 +146,7 @@ def states_of_jobs():
     return {value.value for value in values if isinstance(value, ast.Constant)}
 
 
-@pytest.mark.parametrize("package", ["remote"])
+@pytest.mark.parametrize("package", ["remote", "nodes"])
 def test_a_state_of_a_job_is_spelled_in_its_enum_alone(package):
     states = states_of_jobs()
     assert {"PLANNED", "KEPT", "QUEUED"} <= states

@@ -124,7 +124,7 @@ class TestOrder:
 class TestBatch:
     def picture(self, value=0.5, size=(4, 6), alpha=1.0, request_id="request-1"):
         from klein9b.remote.images import Decoded
-        from klein9b.remote.session import Picture
+        from klein9b.remote.service import Picture
 
         height, width = size
         image = np.full((height, width, 3), value, np.float32)
@@ -206,13 +206,13 @@ class TestEnds:
 
     @pytest.fixture
     def lane_ends(self, account, monkeypatch):
-        from klein9b.remote import session as lane
+        from klein9b.remote import service
 
         def make(error):
             async def ending(*_, **__):
                 raise error
 
-            monkeypatch.setattr(lane, "run", ending)
+            monkeypatch.setattr(service, "run", ending)
 
         return make
 

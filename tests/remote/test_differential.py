@@ -11,7 +11,7 @@ from fake_segmind.scenarios import SCENARIOS, Ours
 from fake_segmind.settings import SLUG
 from klein9b.remote import errors
 from klein9b.remote.request import KleinRequest
-from klein9b.remote.session import Picture
+from klein9b.remote.service import Picture
 
 pytest.importorskip("segmind")
 from fake_segmind import sdk

@@ -9,7 +9,7 @@ from lanes import a_lane, batch, make_lane, request, run, settled
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
 from klein9b.remote.errors import NOTHING_SENT
-from klein9b.remote.session import Options, list_jobs
+from klein9b.remote.service import Terms, list_jobs
 from klein9b.remote.worker import Worker
 
 
@@ -23,7 +23,7 @@ def interrupt(lane, fake, when, *requests):
         return bool(noticed)
 
     with pytest.raises(errors.Interrupted) as said:
-        asyncio.run(lane.run(list(requests), [], Options(), cancelled=cancelled))
+        asyncio.run(lane.run(list(requests), [], Terms(), cancelled=cancelled))
     return time.monotonic() - noticed[0], said.value
 
 
@@ -73,8 +73,8 @@ def test_one_of_two_that_share_a_job_may_leave(fake, lane):
     fake.behaviour = Behaviour(run_seconds=0.3)
 
     async def both():
-        stays = asyncio.ensure_future(lane.run([request()], [], Options()))
-        impatient = lane.run([request()], [], Options(), cancelled=lambda: bool(fake.jobs))
+        stays = asyncio.ensure_future(lane.run([request()], [], Terms()))
+        impatient = lane.run([request()], [], Terms(), cancelled=lambda: bool(fake.jobs))
         leaves = asyncio.ensure_future(impatient)
         return await asyncio.gather(stays, leaves, return_exceptions=True)
 
@@ -87,7 +87,7 @@ def test_the_hosts_loop_may_die_while_a_job_runs(fake, lane, tmp_path):
     fake.behaviour = Behaviour(run_seconds=0.3)
 
     async def prompt():
-        node = asyncio.ensure_future(lane.run([request()], [], Options()))
+        node = asyncio.ensure_future(lane.run([request()], [], Terms()))
         while not fake.jobs:
             await asyncio.sleep(0.01)
         raise KeyError(f"a sibling fails beside {node}")
@@ -104,7 +104,7 @@ def test_the_end_of_the_worker_is_no_cancellation_error_for_the_host(fake, tmp_p
     lane = make_lane(fake, tmp_path, worker=worker)
 
     async def node():
-        waiting = asyncio.ensure_future(lane.run([request()], [], Options()))
+        waiting = asyncio.ensure_future(lane.run([request()], [], Terms()))
         while not fake.jobs:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(worker.close)

@@ -19,7 +19,7 @@ from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
 from klein9b.remote.errors import NOTHING_SENT
 from klein9b.remote.journal_restore import ASIDE, FILES_FOLDER
-from klein9b.remote.session import Options, list_jobs
+from klein9b.remote.service import Terms, list_jobs
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 
@@ -36,7 +36,7 @@ def leave_at(state, fake, folder):
         return [row.state for row in list_jobs(folder)] == [state]
 
     with a_lane(fake, folder) as lane, pytest.raises(errors.Interrupted):
-        asyncio.run(lane.run([request()], [PHOTO], Options(), cancelled=reached))
+        asyncio.run(lane.run([request()], [PHOTO], Terms(), cancelled=reached))
 
 
 def being_fetched(fake, folder):

@@ -9,7 +9,7 @@ from lanes import request, run
 from fake_segmind import Behaviour, Fault
 from klein9b.remote.client import Client
 from klein9b.remote.errors import OutcomeUnknown
-from klein9b.remote.session import Options, list_jobs
+from klein9b.remote.service import Terms, list_jobs
 
 DAY_S = 86400.0
 
@@ -85,7 +85,7 @@ def test_a_server_whose_time_jumps_is_asked_twice_and_no_more(fake, lane, monkey
 def test_a_job_recovered_by_its_name_is_found_by_its_inputs(fake, lane, tmp_path):
     lose(fake, lane)
     named = fake.jobs[0].request_id
-    picture = asyncio.run(lane.recover(named, Options()))
+    picture = asyncio.run(lane.recover(named, Terms()))
     (again,) = run(lane, request())
     assert again.receipt["request_id"] == named and again.receipt["sha256"] == picture.receipt["sha256"]
     assert fake.submits == len(fake.ledger) == len(list_jobs(tmp_path)) == 1
@@ -97,9 +97,9 @@ def test_a_recovery_under_way_goes_on_when_its_job_is_found_by_the_inputs(fake, 
     named = fake.jobs[0].request_id
 
     async def both():
-        recovery = asyncio.ensure_future(lane.recover(named, Options()))
+        recovery = asyncio.ensure_future(lane.recover(named, Terms()))
         await asyncio.sleep(0.1)
-        return await asyncio.gather(recovery, lane.run([request()], [], Options()))
+        return await asyncio.gather(recovery, lane.run([request()], [], Terms()))
 
     recovered, (found,) = asyncio.run(both())
     assert recovered.receipt["request_id"] == found.receipt["request_id"] == named
