@@ -17,7 +17,7 @@ __all__ = [
     "journal_folder",
     "log",
     "open_account",
-    "secret_in",
+    "secret_because",
 ]
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def open_account() -> Account:
     return Account.of(journal_folder())
 
 
-def secret_in(**texts: str | None) -> str:
+def secret_because(**texts: str | None) -> str:
     """Why these inputs must not be saved; empty when they may."""
     try:
         refuse_secrets({name: text for name, text in texts.items() if isinstance(text, str)})

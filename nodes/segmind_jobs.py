@@ -13,11 +13,11 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..remote import service
 from .node_text import show_text
-from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account, secret_in
+from .segmind_account import InterruptProcessingException, interrupted, journal_folder, open_account, secret_because
 from .segmind_picture import as_batch
 from .segmind_progress import finished
 
-ASK_S = 0.1
+ASK_S = 0.1  # how late Cancel is seen
 AGES = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"))
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class SegmindJobs(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, request_id: str | None = None) -> bool | str:
         """Refuses a key before the prompt is queued, as SegmindRemote does: it has the shape of a request_id."""
-        return secret_in(request_id=request_id) or True
+        return secret_because(request_id=request_id) or True
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> str:

@@ -21,7 +21,7 @@ from ..remote.service import (
     SegmindError,
 )
 from .node_text import show_text
-from .segmind_account import InterruptProcessingException, interrupted, log, open_account, secret_in
+from .segmind_account import InterruptProcessingException, interrupted, log, open_account, secret_because
 from .segmind_picture import as_batch, frames_in_order
 from .segmind_progress import Waiting, finished
 
@@ -76,7 +76,7 @@ class SegmindRemote(io.ComfyNode):
 
         The host hands over `images` wherever the schema has it.
         """
-        return secret_in(prompt=prompt, negative_prompt=negative_prompt, image_urls=image_urls) or True
+        return secret_because(prompt=prompt, negative_prompt=negative_prompt, image_urls=image_urls) or True
 
     @classmethod
     def fingerprint_inputs(cls, reuse: str | None = None, on_item_error: str | None = None, **_: Any) -> str:

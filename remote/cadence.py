@@ -54,8 +54,8 @@ class Cadence:
         first, self._looked = not self._looked, True
         if first and self._resumed:
             return 0.0
-        until_first = self.FIRST_PART * self._eta.seconds - elapsed_s
-        return until_first if first and until_first > 0 else self._between(elapsed_s)
+        to_first_s = self.FIRST_PART * self._eta.seconds - elapsed_s
+        return to_first_s if first and to_first_s > 0 else self._between(elapsed_s)
 
     def _between(self, elapsed_s: float) -> float:
         wait = min(max(self.PART * elapsed_s, self.RANGE_S[0]), self.RANGE_S[1])

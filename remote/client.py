@@ -15,10 +15,9 @@ from typing import TypeVar
 
 import httpx
 
-from . import protocol
+from . import explain, protocol
 from .addresses import is_loopback
 from .dates import moment
-from .errors import DownloadRefused
 from .httpx_log import quietly
 from .keys import Hosts, Key
 from .network import NotPublic, Proxied, PublicOnly
@@ -44,14 +43,17 @@ JSON_BYTES = 4 << 20
 PICTURE_BYTES = 64 << 20
 DOWNLOAD_HOSTS = ("segmind-resources.s3.amazonaws.com",)
 DOWNLOAD_DOMAIN = ".segmind.com"
-PAID = "The job is paid and its picture stays at Segmind for seven days."
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds a whole call may take; `connect_s` is the part of it for reaching the host."""
+    """Seconds a whole call may take.
+
+    Attributes:
+        connect_s: the part of any of them for reaching the host.
+    """
 
     connect_s: float = 10.0
     submit_s: float = 60.0
@@ -145,8 +147,8 @@ class Client:
         reply = await self._get(str(httpx.URL(self.hosts.account + protocol.HISTORY_PATH, params=query)))
         if isinstance(reply, Retry):
             return reply
-        rows = protocol.read_history(reply)
-        return (rows, reply.skew_s) if isinstance(rows, tuple) else rows
+        records = protocol.read_history(reply)
+        return (records, reply.skew_s) if isinstance(records, tuple) else records
 
     async def upload(self, data_urls: Sequence[str]) -> tuple[str, ...] | Retry | Rejection:
         """Puts images online, in order; free, so it may be repeated."""
@@ -164,15 +166,14 @@ class Client:
         Raises:
             DownloadRefused: the address is not one that results come from, or more than 64 MiB lie there.
         """
-        target = self._check_download(url)
+        target = self._download_target(url)
         request = self._pictures.build_request("GET", target)
         try:
             reply = await self._try(self._pictures, request, self._timeouts.download_s, PICTURE_BYTES)
         except NotPublic as error:
-            todo = "Look for a DNS or proxy setting that redirects it"
-            raise DownloadRefused(_why(error), PAID, todo) from None
+            raise explain.private_address(_why(error)) from None
         if isinstance(reply, Oversize):
-            raise DownloadRefused(reply.why, PAID, "Ask for a smaller or more compressed picture")
+            raise explain.too_large(reply.why)
         return reply if isinstance(reply, Retry) else protocol.read_download(reply)
 
     def _about(
@@ -230,7 +231,7 @@ class Client:
         signed = {**(headers or {}), **self._key.header_for(url, self.hosts)}
         return http.build_request(method, url, headers=signed, content=content)
 
-    def _check_download(self, url: str) -> httpx.URL:
+    def _download_target(self, url: str) -> httpx.URL:
         try:
             target = httpx.URL(url)
             target.host.encode("idna")  # as the resolver does, which raises for empty and overlong labels
@@ -240,11 +241,7 @@ class Client:
         known = target.host in DOWNLOAD_HOSTS or target.host.endswith(DOWNLOAD_DOMAIN)
         secure = target.scheme == "https" and target.port in (None, 443)
         if target.userinfo or not (ours or (known and secure)):
-            raise DownloadRefused(
-                f"The picture is said to be at {url[:300]!r}, which is not where Segmind keeps results",
-                PAID,
-                "Open that address yourself if you trust it, and report it to the makers of this pack",
-            )
+            raise explain.foreign_address(url)
         return target
 
     def _http(self, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from .errors import (
     NOTHING_SENT,
     BadInput,
+    DownloadRefused,
     Interrupted,
     JobFailed,
     OutcomeUnknown,
@@ -29,6 +30,7 @@ SENT = "What was sent is not sent again, and is charged if it completes"
 NOT_BILLED = "Segmind does not bill refused or failed jobs"
 WILL_BE_CHARGED = "Segmind has no cancel: the job is charged if it completes, and its picture is kept for you"
 PAID = "The job is paid"
+CHARGED = "The job that made it has been charged"
 WAITS_THERE = "The job is paid, and its picture stays at Segmind for seven days"
 RUN_AGAIN = "Run the same inputs again to pick the job up; that costs nothing"
 
@@ -140,6 +142,33 @@ def out_of_reach(row: Row, why: str) -> StillRunning:
     )
 
 
+def foreign_address(url: str) -> DownloadRefused:
+    return DownloadRefused(
+        f"The picture is said to be at {url[:300]!r}, which is not where Segmind keeps results",
+        WAITS_THERE,
+        "Open that address yourself if you trust it, and report it to the makers of this pack",
+    )
+
+
+def private_address(why: str) -> DownloadRefused:
+    return DownloadRefused(why, WAITS_THERE, "Look for a DNS or proxy setting that redirects it")
+
+
+def too_large(why: str) -> DownloadRefused:
+    return DownloadRefused(why, WAITS_THERE, "Ask for a smaller or more compressed picture")
+
+
+def refused_picture(why: str) -> DownloadRefused:
+    return DownloadRefused(why, CHARGED, "Look for the job in Segmind's console, which keeps its file for some days")
+
+
+def damaged_picture(kind: str, flaw: str) -> DownloadRefused:
+    """Fetched once more it may be whole."""
+    what = f"The {kind} file is damaged ({flaw})"
+    todo = "Run the same inputs again: the paid picture is fetched again, not made again"
+    return DownloadRefused(what, CHARGED, todo, retryable=True)
+
+
 def lost(row: Row) -> ResultLost:
     return ResultLost(
         "The picture is gone: Segmind keeps results for seven days, and it is not in the local store",
@@ -165,6 +194,20 @@ def history_unread(why: str) -> Unreachable:
         NOTHING_SENT,
         "Check the key and the network, then run again; to pay for another picture without looking, set reuse to"
         " always_new",
+    )
+
+
+def journal_lost(aside: str, restored: int) -> str:
+    """What a person hears of an earlier journal.
+
+    Args:
+        aside: the name and the flaw of one that was damaged; empty where there was none.
+        restored: how many jobs came back.
+    """
+    what = f"The damaged job journal is kept as {aside}" if aside else "The job journal was lost, in whole or in part"
+    return (
+        f"{what}, and {restored} jobs came back from the files beside it; before anything new is sent, the account's"
+        " history is read for the rest."
     )
 
 
@@ -216,7 +259,7 @@ def not_understood(error: Exception) -> SegmindError:
     )
 
 
-def past(row: Row) -> SegmindError | None:
+def no_picture_because(row: Row) -> SegmindError | None:
     """Why a final row gives no picture; None when it does, or is not final."""
     if row.state == State.FAILED:
         return failed(row)

@@ -15,15 +15,15 @@ from .client import Client
 from .dates import DAY_S, day
 from .governor import Priority
 from .journal import PROMPT_START, Journal
-from .journal_intake import HISTORY_S, UNREADABLE
-from .protocol import Record, Rejection, Reported
+from .journal_intake import UNREADABLE
+from .protocol import KEEPS_S, Record, Rejection, Reported
 from .request import MAX_SEED, fingerprint_of, outline, read_inputs
 from .retry import Retrier
 from .rows import Row, State, adopted
 from .values import Order
 
-ASK_S = 30.0
-MOST_PAGES = 200
+ASK_S = 30.0  # for a page; nothing is sent meanwhile, and the person waits
+MOST_PAGES = 200  # more than anyone asks in a week: something repeats itself
 FOUND = "from the account's history"
 
 
@@ -77,9 +77,9 @@ class History:
         raise explain.history_unread(f"it goes on after {MOST_PAGES} pages")
 
     async def _page(self, days: tuple[str, str], page: int) -> tuple[Record, ...]:
-        until, host = self._retrier.clock.monotonic() + ASK_S, self._client.hosts.account
+        deadline, host = self._retrier.clock.monotonic() + ASK_S, self._client.hosts.account
         look = functools.partial(self._client.history, *days, page)
-        answer = await self._retrier.ask(look, Priority.RESULT, host, until)
+        answer = await self._retrier.ask(look, Priority.RESULT, host, deadline)
         if not isinstance(answer, tuple):
             why = f"{answer.status}: {answer.words}" if isinstance(answer, Rejection) else answer.why
             raise explain.history_unread(why)
@@ -89,7 +89,7 @@ class History:
     def _days(self) -> tuple[str, str]:
         """By the server's clock, with a day to either side."""
         today = self._retrier.clock.wall() + self._skew_s
-        return day(today - HISTORY_S - DAY_S), day(today + DAY_S)
+        return day(today - KEEPS_S - DAY_S), day(today + DAY_S)
 
     def _row(self, record: Record) -> tuple[Row, str]:
         """A row, and the digest of its exact body."""

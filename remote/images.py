@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps
 
+from . import explain
 from .errors import NOTHING_SENT, BadInput, DownloadRefused
 from .media_types import PNG_MAGIC, media_type_of
 
@@ -31,8 +32,6 @@ RESULT_PIXELS = 32_000_000
 LONGEST_SIDE = 16384
 
 FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
-CHARGED = "The job that made it has been charged"
-TRY_AGAIN = "Run the same inputs again: the paid picture is fetched again, not made again"
 
 Floats = npt.NDArray[np.float32]
 
@@ -41,7 +40,7 @@ Floats = npt.NDArray[np.float32]
 class Encoded:
     """A picture ready to upload.
 
-    Args:
+    Attributes:
         data: the file: PNG, or JPEG where PNG would be too big.
         width, height: as sent, in pixels.
         sha256: of the pixels as sent and their size, so the same picture has it whatever wrote the file.
@@ -60,7 +59,7 @@ class Encoded:
 class Decoded:
     """A result as the graph wants it.
 
-    Args:
+    Attributes:
         image: [height, width, 3], float32, upright, sRGB.
         mask: [height, width], float32, 1 - alpha.
         note: what the file held that the arrays do not; empty when nothing.
@@ -320,9 +319,8 @@ def _bad(what: str, todo: str = "Connect an ordinary IMAGE") -> NoReturn:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise DownloadRefused(what, CHARGED, "Look for the job in Segmind's console, which keeps its file for some days")
+    raise explain.refused_picture(what)
 
 
 def _refuse_damaged(media_type: str, flaw: str) -> NoReturn:
-    name = FORMATS.get(media_type, media_type)
-    raise DownloadRefused(f"The {name} file is damaged ({flaw})", CHARGED, TRY_AGAIN, retryable=True) from None
+    raise explain.damaged_picture(FORMATS.get(media_type, media_type), flaw) from None

@@ -14,14 +14,13 @@
 (e) Jobs of a batch know nothing of each other: `batch`.
 (f) The cap is reserved in the same transaction as SUBMITTING and settled with the real cost.
 (g) Whoever stops waiting leaves the driver alone once it has sent: `_leave`.
-(h) What a lost journal no longer knows is not sent again: `Recall` and `History`, before and in `_submit`.
+(h) What a lost journal no longer knows is not sent again: `CatchUp` and `History`, before and in `_submit`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -29,13 +28,12 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from . import explain
-from .catch_up import Recall
+from .catch_up import CatchUp
 from .client import Client
 from .errors import NOTHING_SENT, SegmindError, SpendCapReached
-from .follower import Follower, Store
+from .follower import Follower
 from .governor import Governor, Priority
 from .history import History
-from .images import Encoded, data_url
 from .job_files import JobFiles
 from .journal import Journal, OverspendError
 from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unknown
@@ -43,19 +41,24 @@ from .reconcile import Reconciler
 from .request import body_digest, encode_body
 from .retry import Retrier, backoff
 from .rows import Row, State
-from .values import UPLOADING, Order, Progress, Terms
+from .uploads import Uploads
+from .values import LONGEST_WAIT_S, UPLOADING, Order, Progress, Terms
+from .vault import Vault
 
 NOT_SENT_TRIES = 6
-WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)
-FOLLOW_S = 3300.0
-UPLOAD_REUSE_S = 6 * 86400.0
-JOIN_S = 0.25
-TELL_S = 0.5
+WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)  # pauses; sqlite itself waits for a lock before each
+FOLLOW_S = LONGEST_WAIT_S
+JOIN_S = 0.25  # how late a job that another process drives is seen to end; a look is one read of the journal
+TELL_S = 0.5  # how old the progress that a waiter hears may be
 
 
 @dataclass
 class _Drive:
-    """A row being worked on, and who waits for it. `state`: what the row's own state does not show, if anything."""
+    """A row being worked on, and who waits for it.
+
+    Attributes:
+        state: what the row's own state does not show, if anything.
+    """
 
     terms: Terms
     task: asyncio.Task[Row]
@@ -82,22 +85,22 @@ class Jobs:
         self,
         client: Client,
         journal: Journal,
-        store: Store,
+        vault: Vault,
         files: JobFiles,
         check: Callable[[bytes], object],
         *,
         governor: Governor | None = None,
         rng: Random | None = None,
     ) -> None:
-        self._client, self._journal, self._store, self._files = client, journal, store, files
+        self._client, self._journal, self._vault, self._files = client, journal, vault, files
         self._governor, self._rng = governor or Governor(), rng or Random()
         self._clock, self._retrier = self._governor.clock, Retrier(self._governor, self._rng)
-        self._follower = Follower(client, journal, store, files, check, self._retrier, self._rng)
+        self._follower = Follower(client, journal, vault, files, check, self._retrier, self._rng)
         self._reconciler = Reconciler(client, journal, self._retrier, self._follower.age)
-        self._recall, self._history = Recall(journal, files, store), History(client, journal, self._retrier)
+        self._catch_up, self._history = CatchUp(journal, files, vault), History(client, journal, self._retrier)
+        self._uploads = Uploads(client, journal, self._retrier)
         self._driven: dict[int, _Drive] = {}
         self._closing = False
-        self._uploading = asyncio.Lock()
 
     @property
     def busy(self) -> bool:
@@ -159,8 +162,8 @@ class Jobs:
 
     async def credits(self, timeout_s: float) -> Credits | Retry | Rejection:
         """The account's balance."""
-        until, host = self._clock.monotonic() + timeout_s, self._client.hosts.api
-        return await self._retrier.ask(self._client.credits, Priority.STATUS, host, until)
+        deadline, host = self._clock.monotonic() + timeout_s, self._client.hosts.api
+        return await self._retrier.ask(self._client.credits, Priority.STATUS, host, deadline)
 
     # Waiting
 
@@ -168,7 +171,7 @@ class Jobs:
         self, row: Row, order: Order | None, terms: Terms, deadline: float, tell: Callable[[Progress], None]
     ) -> Row:
         """Waits for the row's one driver, until the deadline or the caller's cancellation."""
-        kept = row.state == State.KEPT and await asyncio.to_thread(self._store.get, row.sha256) is not None
+        kept = row.state == State.KEPT and await asyncio.to_thread(self._vault.get, row.sha256) is not None
         if row.state == State.KEPT and not kept:
             self._journal.lost_bytes(row.id)
         elif kept:
@@ -244,20 +247,20 @@ class Jobs:
 
     async def _drive(self, claimed: Row, order: Order | None, drive: _Drive) -> Row:
         """One step after another until the row is final. Cancelled before anything was sent, or at exit."""
-        id, horizon, row = claimed.id, self._clock.monotonic() + FOLLOW_S, None
+        id, deadline, row = claimed.id, self._clock.monotonic() + FOLLOW_S, None
         try:
             async with self._governor.job():
-                while self._clock.monotonic() < horizon:
+                while self._clock.monotonic() < deadline:
                     row = self._journal.take(id)
                     if row is None or row.fingerprint != claimed.fingerprint:
                         raise _GoneError
-                    ending = explain.past(row)
+                    ending = explain.no_picture_because(row)
                     if ending:
                         raise ending
                     if row.state == State.KEPT:
                         return row
                     drive.sent = row.state != State.PLANNED
-                    await self._step(row, order, drive, horizon)
+                    await self._step(row, order, drive, deadline)
             row = self._journal.row(id)
             raise explain.still_running(row, FOLLOW_S) if row else _GoneError
         except SegmindError as error:
@@ -271,19 +274,19 @@ class Jobs:
                 self._journal.discard(id)
                 self._journal.release(id)
 
-    async def _step(self, row: Row, order: Order | None, drive: _Drive, horizon: float) -> None:
+    async def _step(self, row: Row, order: Order | None, drive: _Drive, deadline: float) -> None:
         if row.owner != self._journal.owner:
             await self._clock.sleep(JOIN_S)
-        elif await self._recall.further(row):
+        elif await self._catch_up.further(row):
             return
         elif row.state == State.PLANNED and order:
             await self._submit(row, order, drive)
         elif row.state == State.UNKNOWN:
             await self._reconciler.find(row)
         elif row.state == State.ACCEPTED:
-            await self._follower.poll(row, drive.saw, horizon)
+            await self._follower.poll(row, drive.saw, deadline)
         elif row.state == State.COMPLETED:
-            await self._follower.keep(row, horizon)
+            await self._follower.keep(row, deadline)
         else:
             raise _GoneError
 
@@ -292,7 +295,7 @@ class Jobs:
         if not drive.terms.always_new and await self._history.look_back(order):
             raise _GoneError  # claim again: it may have come back
         drive.state = UPLOADING if order.references else ""
-        body = order.request.body([await self._online(reference) for reference in order.references])
+        body = order.request.body([await self._uploads.address(reference) for reference in order.references])
         drive.state = ""
         unreached = 0
         for tries in itertools.count():
@@ -318,7 +321,7 @@ class Jobs:
             if sent is None:
                 return None
             if not self._begin(sent, drive):
-                await self._recall.sent_before(sent)
+                await self._catch_up.sent_before(sent)
                 return None
             answer = await self._client.submit(wire)
             if isinstance(answer, Accepted):
@@ -378,20 +381,3 @@ class Jobs:
         with contextlib.suppress(sqlite3.Error):
             row = self._journal.row(row.id) or row
         return explain.disk_failed(error, explain.money_of(row, drive.sent), row.request_id)
-
-    async def _online(self, reference: Encoded) -> str:
-        """The address of an uploaded image; the same bytes are uploaded once."""
-        host = self._client.hosts.storage
-        async with self._uploading:
-            known = self._journal.upload(reference.sha256, host, UPLOAD_REUSE_S)
-            if known:
-                return known
-            until = self._clock.monotonic() + FOLLOW_S
-            upload = functools.partial(self._client.upload, [data_url(reference)])
-            urls = await self._retrier.ask(upload, Priority.SUBMIT, host, until)
-            if isinstance(urls, Rejection):
-                raise explain.upload_refused(urls)
-            if isinstance(urls, Retry):
-                raise explain.unreachable(urls.why)
-            self._journal.uploaded(reference.sha256, host, urls[0])
-            return urls[0]

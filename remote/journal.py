@@ -27,13 +27,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .journal_intake import RebuiltTable
+from .journal_intake import JournalIntake
 from .redaction import redact
 from .rows import AWAITED, OPEN, UNANSWERED, UNBILLED, Row, State, adopted, pictured, state_in
 
 PROMPT_START = 60
-LEASE_S = 10.0
-UNKNOWN_SETTLED_S = 60.0
+LEASE_S = 10.0  # four beats: an owner is not taken for dead because the disk was slow once
+UNKNOWN_SETTLED_S = 60.0  # the last look into the history is over by then
 AVERAGE_COST_USD = 0.0402  # published average for this model, 2026-08
 
 
@@ -45,7 +45,7 @@ class OverspendError(Exception):
         self.committed_usd, self.estimate_usd, self.cap_usd = committed_usd, estimate_usd, cap_usd
 
 
-class Journal(RebuiltTable):
+class Journal(JournalIntake):
     """The journal of one folder. Use from one thread; other processes may have it open too.
 
     Args:

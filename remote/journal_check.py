@@ -20,7 +20,7 @@ _TEXTS = ("fingerprint", "state", "prompt_start", "body_digest", "url", "sha256"
 _MAYBE_TEXTS = ("owner", "request_id")
 
 
-def flaw(path: Path) -> str:
+def damaged_because(path: Path) -> str:
     """What is wrong with the file, in a few words; empty when it is whole, empty or not there.
 
     Raises:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .journal_file import Table
+from .journal_file import JournalFile
+from .protocol import KEEPS_S
 from .rows import RUNS_ON, UNANSWERED, UNBILLED, Row, State, state_in
 
-HISTORY_S = 7 * 86400.0  # how long Segmind keeps what the history could lead to
 UNREADABLE = "unreadable"  # in place of a body_digest: the history tells of the job and not of its inputs
 
 
-class RebuiltTable(Table):
+class JournalIntake(JournalFile):
     """What came back, and whether more may."""
 
     def attempts(self) -> set[tuple[str, int]]:
@@ -45,7 +45,7 @@ class RebuiltTable(Table):
     def history_is_due(self) -> bool:
         """Whether the account may know of jobs that nothing here remembers."""
         query = "SELECT 1 FROM rebuilds WHERE history_read_at IS NULL AND rebuilt_at > ?"
-        return self._db.execute(query, (self._now() - HISTORY_S,)).fetchone() is not None
+        return self._db.execute(query, (self._now() - KEEPS_S,)).fetchone() is not None
 
     def join(self, found: Iterable[tuple[Row, str]]) -> None:
         """Takes in what the account's history shows, oldest first, which has been read to its end now.
@@ -62,7 +62,7 @@ class RebuiltTable(Table):
                     self._take_in(row, attempt=last.attempt + 1 if last else 1)
             db.execute("UPDATE rebuilds SET history_read_at = ? WHERE history_read_at IS NULL", (self._now(),))
 
-    def recall(self, id: int, known: Row) -> bool:
+    def catch_up(self, id: int, known: Row) -> bool:
         """Brings a row on to what its file knows already: KEPT, ACCEPTED, or UNKNOWN for one that was to be sent.
 
         False when another row has that request_id.
@@ -87,7 +87,7 @@ class RebuiltTable(Table):
         return self._one(
             f"body_digest IN (?, ?) AND NOT {state_in(*UNBILLED)} AND submitted_at > ?"
             " ORDER BY body_digest = ? DESC, id DESC LIMIT 1",
-            outline, UNREADABLE, self._now() - HISTORY_S, outline,
+            outline, UNREADABLE, self._now() - KEEPS_S, outline,
         )  # fmt: skip
 
     def shown(self, name: str) -> Row | None:

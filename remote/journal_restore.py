@@ -23,7 +23,7 @@ from . import durable, explain
 from .errors import NOTHING_SENT
 from .job_files import JobFiles
 from .journal import LEASE_S, Journal
-from .journal_check import BESIDE, flaw, is_damage
+from .journal_check import BESIDE, damaged_because, is_damage
 from .journal_file import connect
 from .redaction import RedactingFilter
 from .rows import Row, State, pictured
@@ -55,7 +55,7 @@ def open_journal(
     path = directory / JOURNAL_FILE
     with explain.on_disk(NOTHING_SENT):
         durable.make_folder(directory)
-        aside = set_aside(path, now()) if flaw(path) else ""
+        aside = set_aside(path, now()) if damaged_because(path) else ""
         journal = Journal(path, lease_s=lease_s, now=now)
         try:
             restored = _restored(journal, directory)
@@ -63,7 +63,7 @@ def open_journal(
             journal.close()
             raise
     if aside or restored is not None:
-        sentence = _sentence(aside, restored or 0)
+        sentence = explain.journal_lost(aside, restored or 0)
         log.warning("Segmind: %s", sentence)
         tell(sentence)
     return journal
@@ -75,7 +75,7 @@ def set_aside(path: Path, now: float) -> str:
     Empty when another process has done so meanwhile.
     """
     with _alone(path.with_name(LOCK_FILE)):
-        found = flaw(path)
+        found = damaged_because(path)
         if not found:
             return ""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
@@ -110,14 +110,6 @@ def _bare_pictures(vault: Vault, rows: list[Row]) -> list[Row]:
         Row(0, pictured(kept.sha256), 1, State.KEPT, sha256=kept.sha256, created_at=kept.path.stat().st_mtime)
         for kept in bare
     ]
-
-
-def _sentence(aside: str, restored: int) -> str:
-    what = f"the damaged job journal is kept as {aside}" if aside else "the job journal was lost, in whole or in part"
-    return (
-        f"{what[:1].upper()}{what[1:]}, and {restored} jobs came back from the files beside it; before anything new is"
-        " sent, the account's history is read for the rest."
-    )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import quote
 
-from .dates import moment
+from .dates import DAY_S, moment
 from .lenient_json import amount, from_base64, loads, mapping, one_line
 from .media_types import media_type_of
 from .request import SLUG, body_digest, read_inputs
@@ -31,6 +31,7 @@ SUBMIT_PATH = f"/v2/{SLUG}"
 CREDITS_PATH = "/v1/get-user-credits"
 UPLOAD_PATH = "/upload-asset"
 HISTORY_PAGE = 100
+KEEPS_S = 7 * DAY_S  # how long Segmind keeps a picture and the record that leads to it
 HISTORY_PATH = "/inference-request/request-history"
 
 
@@ -38,7 +39,7 @@ HISTORY_PATH = "/inference-request/request-history"
 class Reply:
     """One HTTP reply, read to its end.
 
-    Args:
+    Attributes:
         hint_s: seconds the server asked us to wait, where it said so.
         skew_s: the server's clock minus ours.
     """
@@ -85,7 +86,7 @@ class Accepted:
 class Retry:
     """A GET that gave no answer; asking again costs nothing.
 
-    Args:
+    Attributes:
         status: HTTP status code, None where there was no reply.
         connected: whether the host could be reached at all.
     """
@@ -119,7 +120,11 @@ class Reported(str, Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """`state` is one of `Reported`, or a word in upper case that we do not know yet."""
+    """Where a job is.
+
+    Attributes:
+        state: one of `Reported`, or a word in upper case that we do not know yet.
+    """
 
     state: str
     error: str = ""
@@ -142,7 +147,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Record:
-    """One request as the account's history shows it. `inputs` and `body_digest` are empty if it does not tell."""
+    """One request as the account's history shows it.
+
+    Attributes:
+        inputs: its parameters; empty, as is `body_digest`, where the history does not tell them.
+    """
 
     request_id: str
     state: str
@@ -252,10 +261,10 @@ def read_history(reply: Reply) -> tuple[Record, ...] | Retry | Rejection:
     refused = _not_ok(reply)
     if refused:
         return refused
-    rows = mapping(_json(reply)).get("data")
-    if not isinstance(rows, list):
-        return Retry("the history reply has no rows", reply.hint_s, reply.status)
-    return tuple(record for record in map(_record, rows) if record)
+    entries = mapping(_json(reply)).get("data")
+    if not isinstance(entries, list):
+        return Retry("the history reply has no requests", reply.hint_s, reply.status)
+    return tuple(record for record in map(_record, entries) if record)
 
 
 def read_record(reply: Reply) -> Record | Retry | Rejection:
@@ -310,21 +319,21 @@ def _metrics(body: dict[str, Any]) -> Metrics:
     return Metrics(*(amount(given.get(name)) for name in names))
 
 
-def _record(row: object) -> Record | None:
-    row = mapping(row)
-    request_id = row.get("request_id")
+def _record(entry: object) -> Record | None:
+    entry = mapping(entry)
+    request_id = entry.get("request_id")
     if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
         return None
-    url, state = row.get("generation_url"), row.get("model_status") or row.get("status")
+    url, state = entry.get("generation_url"), entry.get("model_status") or entry.get("status")
     return Record(
         request_id=request_id,
         state=one_line(state).upper() if isinstance(state, str) else "",
-        body_digest=body_digest(row.get("request_body")),
-        inputs=read_inputs(row.get("request_body")),
-        created_at=moment(row.get("model_created") or row.get("created_at")),
+        body_digest=body_digest(entry.get("request_body")),
+        inputs=read_inputs(entry.get("request_body")),
+        created_at=moment(entry.get("model_created") or entry.get("created_at")),
         url=url if isinstance(url, str) else "",
-        error=one_line(" / ".join(_said(row))),
-        cost_usd=amount(row.get("credits_deduction")),
+        error=one_line(" / ".join(_said(entry))),
+        cost_usd=amount(entry.get("credits_deduction")),
     )
 
 

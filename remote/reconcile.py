@@ -14,9 +14,9 @@ from .protocol import Record
 from .retry import Retrier
 from .rows import Row, State
 
-LOOK_AT_S = (3.0, 8.0, 20.0, 45.0)
+LOOK_AT_S = (3.0, 8.0, 20.0, 45.0)  # after the submit; the history shows most within seconds, some within a minute
 PAGES = 10
-EARLY_S = 120.0
+EARLY_S = 120.0  # by how much the server may date a request before we say that we sent it
 LAST_EARLY_S = DAY_S  # the clock may have been set right since the submit
 MOST_DAYS = 30  # between the dates of a question; the account answers up to 31
 
@@ -71,9 +71,9 @@ class Reconciler:
 
     async def _page(self, days: tuple[str, str], page: int) -> tuple[Record, ...]:
         """A page of the history, empty where there is no answer; learns the server's time from it."""
-        until, host = self._clock.monotonic() + LOOK_AT_S[0], self._client.hosts.account
+        deadline, host = self._clock.monotonic() + LOOK_AT_S[0], self._client.hosts.account
         look = functools.partial(self._client.history, *days, page)
-        answer = await self._retrier.ask(look, Priority.RESULT, host, until)
+        answer = await self._retrier.ask(look, Priority.RESULT, host, deadline)
         if not isinstance(answer, tuple):
             return ()
         records, self._skew_s = answer

@@ -36,7 +36,7 @@ MAX_HISTORY_BODY = 1 << 20
 class KleinRequest:
     """One picture to make.
 
-    Args:
+    Attributes:
         image_urls: references already online, https, in order; those uploaded for this job come before them.
         seed: 0 to 2**32 - 1; never left to the server, so that a request can be recognised and repeated.
         aspect_ratio: one of `ASPECT_RATIOS`; others pass, so that the server's own words are what is read.

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Retrier:
-    """Takes turns at the governor, backs off, and asks again until a moment that the caller names."""
+    """Takes turns at the governor, backs off, and asks again until a deadline that the caller names."""
 
     def __init__(self, governor: Governor, rng: Random) -> None:
         self.clock, self._governor, self._rng = governor.clock, governor, rng
@@ -32,9 +32,9 @@ class Retrier:
         call: Callable[[], Awaitable[T | Retry | Rejection]],
         priority: Priority,
         host: str,
-        until: float,
+        deadline: float,
     ) -> T | Retry | Rejection:
-        """The answer; a Retry only when `until` (monotonic seconds) has come.
+        """The answer; a Retry only when the deadline (monotonic seconds) has come.
 
         401 and 403 are asked once more, since a gateway that restarts says so too.
         """
@@ -48,16 +48,16 @@ class Retrier:
                     turn.unreachable()
                 return answer
 
-        return await self.persist(in_turn, until)
+        return await self.persist(in_turn, deadline)
 
     async def persist(
-        self, call: Callable[[], Awaitable[T | Retry | Rejection]], until: float
+        self, call: Callable[[], Awaitable[T | Retry | Rejection]], deadline: float
     ) -> T | Retry | Rejection:
         """The same without turns, for hosts that no rate limit covers."""
         tries, refused = 0, False
         while True:
             answer = await call()
-            left = until - self.clock.monotonic()
+            left = deadline - self.clock.monotonic()
             if isinstance(answer, Rejection) and answer.status in (401, 403) and not refused:
                 refused = True
                 await self.clock.sleep(REFUSED_ONCE_S)

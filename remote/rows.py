@@ -79,7 +79,11 @@ UNBILLED = (State.FAILED, State.REJECTED)
 
 @dataclass(frozen=True)
 class Row:
-    """One attempt. Times are Unix seconds; `cost_usd` None is unknown, which is not zero."""
+    """One attempt. Times are Unix seconds.
+
+    Attributes:
+        cost_usd: None is unknown, which is not zero.
+    """
 
     id: int
     fingerprint: str

@@ -24,7 +24,7 @@ from .images import Decoded, Encoded
 from .job_files import JobFiles
 from .jobs import Jobs
 from .journal import LEASE_S, Journal
-from .journal_check import flaw
+from .journal_check import damaged_because
 from .journal_restore import FILES_FOLDER, JOURNAL_FILE, VAULT_FOLDER, open_journal
 from .protocol import Credits, Rejection, Retry
 from .request import KleinRequest
@@ -33,9 +33,9 @@ from .values import Account, Order, Picture, Progress, Terms
 from .vault import Vault
 from .worker import Worker
 
-WATCH_S = 0.1
-STANDING_S, STANDING_STEP_S = 0.14, 0.01
-BALANCE_S = 30.0
+WATCH_S = 0.1  # how late Cancel is seen
+STANDING_S, STANDING_STEP_S = 0.14, 0.01  # so that Cancel is answered within a quarter of a second in all
+BALANCE_S = 30.0  # the list of jobs waits for it, and is worth having without
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ T = TypeVar("T")
 class _Run:
     """What the caller's thread may know of a run.
 
-    Args:
+    Attributes:
         left: its jobs have been told that nobody waits.
         uploads: what was changed on the images before they left.
         news: what befell the journal.
@@ -156,8 +156,8 @@ class Session:
     async def _interrupted(self, going: _Run) -> SegmindError:
         """What becomes of the jobs, asked when nothing can be submitted any more so that it stays true."""
         asked = self._worker.submit(self._standing(going))
-        until = time.monotonic() + STANDING_S
-        while time.monotonic() < until:
+        deadline = time.monotonic() + STANDING_S
+        while time.monotonic() < deadline:
             if asked.done() and not asked.exception():
                 return explain.interrupted(*asked.result())
             await asyncio.sleep(STANDING_STEP_S)
@@ -180,7 +180,7 @@ class Session:
 
     def _is_whole(self, journal: Journal) -> bool:
         try:
-            return journal.is_in_place() and not flaw(self._account.directory / JOURNAL_FILE)
+            return journal.is_in_place() and not damaged_because(self._account.directory / JOURNAL_FILE)
         except (SegmindError, sqlite3.Error, OSError):
             return False  # opening it says why
 

@@ -14,7 +14,7 @@ from .protocol import Metrics
 from .request import KleinRequest
 from .rows import Row
 
-LONGEST_WAIT_S = 3300.0  # under the hour for which Segmind answers for a job without a look into the history
+LONGEST_WAIT_S = 3300.0  # within the hour for which Segmind answers for a job by its request_id
 
 
 @dataclass(frozen=True)

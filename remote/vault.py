@@ -17,7 +17,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """One file of the vault. `size` is in bytes."""
+    """One file of the vault.
+
+    Attributes:
+        size: in bytes.
+    """
 
     sha256: str
     path: Path

@@ -16,8 +16,8 @@ from klein9b.remote import durable, journal_restore
 from klein9b.remote.errors import NOTHING_SENT, SegmindError
 from klein9b.remote.job_files import JobFiles
 from klein9b.remote.journal import Journal
-from klein9b.remote.journal_check import flaw
-from klein9b.remote.journal_intake import RebuiltTable
+from klein9b.remote.journal_check import damaged_because
+from klein9b.remote.journal_intake import JournalIntake
 from klein9b.remote.journal_restore import ASIDE, FILES_FOLDER, VAULT_FOLDER, open_journal
 from klein9b.remote.rows import SCHEMA_VERSION
 from klein9b.remote.service import list_jobs
@@ -122,8 +122,8 @@ STEPS = {
     "between its parts": (Path, "rename", 1),
     "after it was set aside": (durable, "sync_folder", 1),
     "before the new one is made": (journal_restore, "Journal"),
-    "before the jobs are back": (RebuiltTable, "restore"),
-    "in the middle of the jobs": (RebuiltTable, "_take_in", 2),
+    "before the jobs are back": (JournalIntake, "restore"),
+    "in the middle of the jobs": (JournalIntake, "_take_in", 2),
 }
 
 
@@ -203,8 +203,8 @@ def test_many_processes_at_once_set_one_file_aside(tmp_path, before, damage):
             sqlite3.OperationalError("database is locked"),
             "Another program holds the job journal",
         ),
-        (RebuiltTable, "restore", sqlite3.OperationalError("database or disk is full"), "The disk is full"),
-        (RebuiltTable, "restore", sqlite3.OperationalError("disk I/O error"), "could not be read or written"),
+        (JournalIntake, "restore", sqlite3.OperationalError("database or disk is full"), "The disk is full"),
+        (JournalIntake, "restore", sqlite3.OperationalError("disk I/O error"), "could not be read or written"),
         (durable, "make_folder", PermissionError(errno.EACCES, "Permission denied"), "cannot be written"),
     ],
 )
@@ -242,5 +242,5 @@ def test_looking_changes_no_file(tmp_path, before, damage):
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     known = hashes()
-    flaw(journal_of(tmp_path))
+    damaged_because(journal_of(tmp_path))
     assert hashes() == known
