@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import explain, images
-from .errors import NOTHING_SENT, BadInput, Interrupted, SegmindError
+from .errors import NOTHING_SENT, Interrupted, SegmindError
 from .journal import AVERAGE_COST_USD
 from .journal_restore import VAULT_FOLDER, open_journal
 from .keys import refuse_secrets
@@ -42,7 +42,7 @@ from .vault import Vault
 
 __all__ = [
     "ASPECT_RATIOS", "AVERAGE_COST_USD", "IMAGE_FORMATS", "MAX_REFERENCES", "MAX_SEED", "SAMPLERS", "UPLOADING",
-    "Account", "BadInput", "Credits", "Interrupted", "KleinRequest", "Picture", "Progress", "RedactingFilter",
+    "Account", "Interrupted", "KleinRequest", "Picture", "Progress", "RedactingFilter",
     "Reported", "Row", "SegmindError", "State", "Terms", "balance", "kept_picture", "list_jobs", "recover",
     "refuse_secrets", "refuse_too_many_references", "run",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from lanes import a_lane, batch, hosts_of, request, run, settled, small_fake
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
-from klein9b.remote import rows as schema_module
+from klein9b.remote import rows as rows_module
 from klein9b.remote.client import Client
 from klein9b.remote.errors import NOTHING_SENT
 from klein9b.remote.jobs import WRITE_AGAIN_S
@@ -286,7 +286,7 @@ def plan_elsewhere(fake, directory, prompt):
 @pytest.mark.parametrize("schema", [SCHEMA, SCHEMA.replace(" AUTOINCREMENT", "")], ids=["ids are new", "ids come back"])
 def test_who_waits_for_a_row_that_is_discarded_gets_no_other_picture(fake, tmp_path, monkeypatch, schema):
     """The other process forgets the cat it planned and sends a dog, while we hold the cat's row by its id."""
-    monkeypatch.setattr(schema_module, "SCHEMA", schema)
+    monkeypatch.setattr(rows_module, "SCHEMA", schema)
     fake.behave(Behaviour(run_seconds=0.6))
 
     async def both(ours, theirs):
