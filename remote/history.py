@@ -17,14 +17,13 @@ from .governor import Priority
 from .journal import PROMPT_START, Journal
 from .orders import Order
 from .protocol import Record, Rejection
-from .rebuilt import HISTORY_S, UNREADABLE
+from .rebuilt import FOUND, HISTORY_S, UNREADABLE
 from .request import MAX_SEED, fingerprint_of, outline, read_inputs
 from .schema import Row, adopted
 from .search import DAY_S, day
 
 ASK_S = 30.0
 MOST_PAGES = 200
-FOUND = "from the account's history"
 
 
 class History:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from . import durable, explain
 from .errors import NOTHING_SENT
-from .inspection import BESIDE, flaw, is_damage
+from .inspection import BESIDE, flaw, is_damage, write_flaw
 from .job_files import JobFiles
 from .journal import LEASE_S, Journal
 from .redaction import RedactingFilter
@@ -55,7 +55,7 @@ def open_journal(
     path = directory / JOURNAL_FILE
     with explain.on_disk(NOTHING_SENT):
         durable.make_folder(directory)
-        aside = set_aside(path, now()) if flaw(path) else ""
+        aside = set_aside(path, now(), flaw) or set_aside(path, now(), write_flaw)
         journal = Journal(path, lease_s=lease_s, now=now)
         try:
             restored = _restored(journal, directory)
@@ -69,13 +69,18 @@ def open_journal(
     return journal
 
 
-def set_aside(path: Path, now: float) -> str:
+def set_aside(path: Path, now: float, look: Callable[[Path], str]) -> str:
     """Moves a damaged file and what lies beside it out of the way; its new name and its flaw.
 
-    Empty when another process has done so meanwhile.
+    Empty when nothing is wrong, or another process has done so meanwhile.
+
+    Args:
+        look: says what is wrong with a file.
     """
+    if not look(path):
+        return ""
     with _alone(path.with_name(LOCK_FILE)):
-        found = flaw(path)
+        found = look(path)
         if not found:
             return ""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .schema import Row
+from .schema import Row, adopted
 from .table import Table
 
 HISTORY_S = 7 * 86400.0  # how long Segmind keeps what the history could lead to
+FOUND = "from the account's history"  # the note of what came from there
 UNREADABLE = "unreadable"  # in place of a body_digest: the history tells of the job and not of its inputs
 
 
@@ -63,20 +64,25 @@ class RebuiltTable(Table):
             db.execute("UPDATE rebuilds SET history_read_at = ? WHERE history_read_at IS NULL", (self._now(),))
 
     def recall(self, id: int, known: Row) -> bool:
-        """Brings a row on to what its file knows already: KEPT, ACCEPTED, or UNKNOWN for one that was to be sent.
+        """Brings a row on to what its file knows already: UNKNOWN, ACCEPTED or KEPT.
 
-        False when another row has that request_id.
+        A row that is known by its request_id alone, or from the history, becomes one with it. False when any other
+        row has that request_id; one that was to be sent is UNKNOWN even so.
         """
         with self._write() as db:
             other = self._one("request_id = ? AND id <> ?", known.request_id, id)
-            state, request_id = ("UNKNOWN", None) if other else (known.state, known.request_id)
+            if other and (other.fingerprint == adopted(other.request_id or "") or other.note == FOUND):
+                db.execute("DELETE FROM jobs WHERE id = ?", (other.id,))
+                known, other = (replace(known, state="KEPT", sha256=other.sha256) if other.sha256 else known), None
+            if other:
+                known = replace(known, state="UNKNOWN", request_id=None)
             db.execute(
                 "UPDATE jobs SET state = ?, request_id = COALESCE(?, request_id), sha256 = ?,"
                 " body_digest = COALESCE(NULLIF(?, ''), body_digest), submitted_at = COALESCE(?, submitted_at),"
                 " cost_usd = COALESCE(?, cost_usd), note = '', changed_at = ?"
-                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN', 'ACCEPTED', 'COMPLETED')",
+                " WHERE id = ? AND state IN ('PLANNED', 'SUBMITTING', 'UNKNOWN', 'ACCEPTED', 'COMPLETED')",
                 (
-                    state, request_id, known.sha256 if state == "KEPT" else "", known.body_digest,
+                    known.state, known.request_id, known.sha256 if known.state == "KEPT" else "", known.body_digest,
                     known.submitted_at, known.cost_usd, self._now(), id,
                 ),
             )  # fmt: skip

@@ -10,7 +10,7 @@ from .job_files import JobFiles
 from .journal import Journal
 from .schema import Row
 
-_ORDER = ("UNKNOWN", "ACCEPTED", "COMPLETED", "KEPT")
+_ORDER = ("PLANNED", "UNKNOWN", "ACCEPTED", "COMPLETED", "KEPT")
 
 
 class Recall:
@@ -20,7 +20,7 @@ class Recall:
         self._journal, self._files, self._store = journal, files, store
 
     async def further(self, row: Row) -> bool:
-        """Whether the file of a row that has been sent knew more of it; then the row does now."""
+        """Whether the file of a row knew more of it, such as that it has been sent; then the row does now."""
         if row.state not in _ORDER:
             return False
         known = await self._known(row)
