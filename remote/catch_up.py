@@ -10,7 +10,7 @@ from .journal import Journal
 from .rows import Row, State
 from .vault import Vault
 
-_ORDER = (State.UNKNOWN, State.ACCEPTED, State.COMPLETED, State.KEPT)
+_ORDER = (State.PLANNED, State.UNKNOWN, State.ACCEPTED, State.COMPLETED, State.KEPT)
 
 
 class CatchUp:
@@ -20,7 +20,7 @@ class CatchUp:
         self._journal, self._files, self._vault = journal, files, vault
 
     async def further(self, row: Row) -> bool:
-        """Whether the file of a row that has been sent knew more of it; then the row does now."""
+        """Whether the file of a row knew more of it, such as that it has been sent; then the row does now."""
         if row.state not in _ORDER:
             return False
         known = await self._known(row)

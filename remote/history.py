@@ -15,7 +15,7 @@ from .client import Client
 from .dates import DAY_S, day
 from .governor import Priority
 from .journal import PROMPT_START, Journal
-from .journal_intake import UNREADABLE
+from .journal_intake import FOUND, UNREADABLE
 from .protocol import KEEPS_S, Record, Rejection, Reported
 from .request import MAX_SEED, fingerprint_of, outline, read_inputs
 from .retry import Retrier
@@ -24,7 +24,6 @@ from .values import Order
 
 ASK_S = 30.0  # for a page; nothing is sent meanwhile, and the person waits
 MOST_PAGES = 200  # more than anyone asks in a week: something repeats itself
-FOUND = "from the account's history"
 
 
 class History:

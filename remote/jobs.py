@@ -24,12 +24,13 @@ import contextlib
 import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 from . import explain
 from .catch_up import CatchUp
 from .client import Client
+from .drive import Drive, GoneError
 from .errors import NOTHING_SENT, SegmindError, SpendCapReached
 from .follower import Follower
 from .governor import Governor, Priority
@@ -50,28 +51,7 @@ WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)  # pauses; sqlite itself waits for a lock 
 FOLLOW_S = LONGEST_WAIT_S
 JOIN_S = 0.25  # how late a job that another process drives is seen to end; a look is one read of the journal
 TELL_S = 0.5  # how old the progress that a waiter hears may be
-
-
-@dataclass
-class _Drive:
-    """A row being worked on, and who waits for it.
-
-    Attributes:
-        state: what the row's own state does not show, if anything.
-    """
-
-    terms: Terms
-    task: asyncio.Task[Row]
-    waiters: int = 0
-    sent: bool = False
-    state: str = ""
-
-    def saw(self, state: str) -> None:
-        self.state = state
-
-
-class _GoneError(Exception):
-    """The row was discarded by whoever planned it: claim again."""
+CLOSE_AGAIN_S = 0.2  # how late a cancellation that was lost is made good
 
 
 class Jobs:
@@ -99,7 +79,7 @@ class Jobs:
         self._reconciler = Reconciler(client, journal, self._retrier, self._follower.age)
         self._catch_up, self._history = CatchUp(journal, files, vault), History(client, journal, self._retrier)
         self._uploads = Uploads(client, journal, self._retrier)
-        self._driven: dict[int, _Drive] = {}
+        self._driven: dict[int, Drive] = {}
         self._closing = False
 
     @property
@@ -109,10 +89,11 @@ class Jobs:
     async def close(self) -> None:
         """Stops everything at once; the journal knows how to go on."""
         self._closing = True
-        tasks = [drive.task for drive in self._driven.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {drive.task for drive in self._driven.values()}
+        while tasks:  # a cancellation may be lost, see Drive
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=CLOSE_AGAIN_S)
 
     async def batch(
         self, orders: Sequence[Order], terms: Terms, tell: Callable[[int, Progress], None] = lambda i, p: None
@@ -145,7 +126,7 @@ class Jobs:
             )
             try:
                 return await self._await(row, order, terms, deadline, tell)
-            except _GoneError:
+            except GoneError:
                 continue
         raise explain.interrupted([], 0)
 
@@ -156,7 +137,7 @@ class Jobs:
             row = self._journal.adopt(request_id)
             try:
                 return await self._await(row, None, terms, deadline, tell)
-            except _GoneError:
+            except GoneError:
                 continue  # it has become one with the row of its inputs
         raise explain.interrupted([], 0)
 
@@ -204,19 +185,19 @@ class Jobs:
         finally:
             pause.cancel()
 
-    def _leave(self, drive: _Drive, terms: Terms) -> None:
+    def _leave(self, drive: Drive, terms: Terms) -> None:
         """An unsent job goes with its last waiter, and with the run whose cap it has; a sent one is followed."""
         drive.waiters -= 1
         unwanted = not drive.waiters or drive.terms.budget == terms.budget
         if unwanted and not drive.sent:  # whoever waits on claims again, under their own cap
-            drive.task.cancel()
+            drive.cancel()
 
-    def _outcome(self, drive: _Drive, terms: Terms) -> Row:
+    def _outcome(self, drive: Drive, terms: Terms) -> Row:
         if drive.task.cancelled():
-            raise _GoneError
+            raise GoneError
         error = drive.task.exception()
         if isinstance(error, SpendCapReached) and drive.terms.budget != terms.budget:
-            raise _GoneError  # another run's cap, not ours
+            raise GoneError  # another run's cap, not ours
         if error:
             raise error
         return drive.task.result()
@@ -229,7 +210,7 @@ class Jobs:
         return explain.still_running(row, terms.timeout_s)
 
     def _progress(
-        self, row: Row, drive: _Drive | None, terms: Terms, deadline: float, *, reused: bool = False
+        self, row: Row, drive: Drive | None, terms: Terms, deadline: float, *, reused: bool = False
     ) -> Progress:
         waited = terms.timeout_s - (deadline - self._clock.monotonic())
         known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
@@ -238,14 +219,14 @@ class Jobs:
 
     # Driving
 
-    def _start(self, row: Row, order: Order | None, terms: Terms) -> _Drive:
-        drive = _Drive(terms, task=None)  # type: ignore[arg-type]
+    def _start(self, row: Row, order: Order | None, terms: Terms) -> Drive:
+        drive = Drive(terms, task=None)  # type: ignore[arg-type]
         drive.task = asyncio.ensure_future(self._drive(row, order, drive))
         drive.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._driven[row.id] = drive
         return drive
 
-    async def _drive(self, claimed: Row, order: Order | None, drive: _Drive) -> Row:
+    async def _drive(self, claimed: Row, order: Order | None, drive: Drive) -> Row:
         """One step after another until the row is final. Cancelled before anything was sent, or at exit."""
         id, deadline, row = claimed.id, self._clock.monotonic() + FOLLOW_S, None
         try:
@@ -253,7 +234,7 @@ class Jobs:
                 while self._clock.monotonic() < deadline:
                     row = self._journal.take(id)
                     if row is None or row.fingerprint != claimed.fingerprint:
-                        raise _GoneError
+                        raise GoneError
                     ending = explain.no_picture_because(row)
                     if ending:
                         raise ending
@@ -262,7 +243,7 @@ class Jobs:
                     drive.sent = row.state != State.PLANNED
                     await self._step(row, order, drive, deadline)
             row = self._journal.row(id)
-            raise explain.still_running(row, FOLLOW_S) if row else _GoneError
+            raise explain.still_running(row, FOLLOW_S) if row else GoneError
         except SegmindError as error:
             error.request_id = error.request_id or (row.request_id if row else None)
             raise
@@ -274,7 +255,7 @@ class Jobs:
                 self._journal.discard(id)
                 self._journal.release(id)
 
-    async def _step(self, row: Row, order: Order | None, drive: _Drive, deadline: float) -> None:
+    async def _step(self, row: Row, order: Order | None, drive: Drive, deadline: float) -> None:
         if row.owner != self._journal.owner:
             await self._clock.sleep(JOIN_S)
         elif await self._catch_up.further(row):
@@ -288,12 +269,12 @@ class Jobs:
         elif row.state == State.COMPLETED:
             await self._follower.keep(row, deadline)
         else:
-            raise _GoneError
+            raise GoneError
 
-    async def _submit(self, row: Row, order: Order, drive: _Drive) -> None:
+    async def _submit(self, row: Row, order: Order, drive: Drive) -> None:
         """PLANNED to whatever the server says. Sends again only after proof that nothing was accepted."""
         if not drive.terms.always_new and await self._history.look_back(order):
-            raise _GoneError  # claim again: it may have come back
+            raise GoneError  # claim again: it may have come back
         drive.state = UPLOADING if order.references else ""
         body = order.request.body([await self._uploads.address(reference) for reference in order.references])
         drive.state = ""
@@ -310,12 +291,13 @@ class Jobs:
             hint = proof.hint_s if isinstance(proof, Rejection) else None
             await self._clock.sleep(backoff(tries, hint, self._rng))
 
-    async def _send(self, row: Row, wire: bytes, digest: str, drive: _Drive) -> NotSent | Rejection | None:
+    async def _send(self, row: Row, wire: bytes, digest: str, drive: Drive) -> NotSent | Rejection | None:
         """One paid request, on disk before it leaves and again before anything else happens.
 
         Returns proof that it was not accepted and may be sent again, or None when the row says how to go on.
         """
         async with self._governor.turn(Priority.SUBMIT, host=self._client.hosts.api) as turn:
+            drive.stop_if_cancelled()
             drive.sent = True
             sent = self._reserve(row, digest, drive)
             if sent is None:
@@ -353,7 +335,7 @@ class Jobs:
                     raise explain.disk_failed(error, explain.SENT, request_id) from None
                 await self._clock.sleep(pause)
 
-    def _reserve(self, row: Row, digest: str, drive: _Drive) -> Row | None:
+    def _reserve(self, row: Row, digest: str, drive: Drive) -> Row | None:
         """Puts SUBMITTING and the reservation on disk; None when the row is no longer ours to send."""
         estimate, terms = self._journal.estimate_usd, drive.terms
         try:
@@ -367,7 +349,7 @@ class Jobs:
             drive.sent = False
             raise
 
-    def _begin(self, row: Row, drive: _Drive) -> bool:
+    def _begin(self, row: Row, drive: Drive) -> bool:
         """Makes the job's file; False when there is one, so that this attempt has been sent already."""
         try:
             return self._files.begin(row)
@@ -376,7 +358,7 @@ class Jobs:
             self._journal.not_sent(row.id)
             raise
 
-    def _trouble(self, error: Exception, row: Row, drive: _Drive) -> SegmindError:
+    def _trouble(self, error: Exception, row: Row, drive: Drive) -> SegmindError:
         """What the disk's trouble means for the money of a job."""
         with contextlib.suppress(sqlite3.Error):
             row = self._journal.row(row.id) or row

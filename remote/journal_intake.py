@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from .journal_file import JournalFile
 from .protocol import KEEPS_S
-from .rows import RUNS_ON, UNANSWERED, UNBILLED, Row, State, state_in
+from .rows import OPEN, UNANSWERED, UNBILLED, Row, State, adopted, state_in
 
+FOUND = "from the account's history"  # the note of what came from there
 UNREADABLE = "unreadable"  # in place of a body_digest: the history tells of the job and not of its inputs
 
 
@@ -63,20 +64,25 @@ class JournalIntake(JournalFile):
             db.execute("UPDATE rebuilds SET history_read_at = ? WHERE history_read_at IS NULL", (self._now(),))
 
     def catch_up(self, id: int, known: Row) -> bool:
-        """Brings a row on to what its file knows already: KEPT, ACCEPTED, or UNKNOWN for one that was to be sent.
+        """Brings a row on to what its file knows already: UNKNOWN, ACCEPTED or KEPT.
 
-        False when another row has that request_id.
+        A row that is known by its request_id alone, or from the history, becomes one with it. False when any other
+        row has that request_id; one that was to be sent is UNKNOWN even so.
         """
         with self._write() as db:
             other = self._one("request_id = ? AND id <> ?", known.request_id, id)
-            state, request_id = (State.UNKNOWN, None) if other else (known.state, known.request_id)
+            if other and (other.fingerprint == adopted(other.request_id or "") or other.note == FOUND):
+                db.execute("DELETE FROM jobs WHERE id = ?", (other.id,))
+                known, other = (replace(known, state=State.KEPT, sha256=other.sha256) if other.sha256 else known), None
+            if other:
+                known = replace(known, state=State.UNKNOWN, request_id=None)
             db.execute(
                 "UPDATE jobs SET state = ?, request_id = COALESCE(?, request_id), sha256 = ?,"
                 " body_digest = COALESCE(NULLIF(?, ''), body_digest), submitted_at = COALESCE(?, submitted_at),"
                 " cost_usd = COALESCE(?, cost_usd), note = '', changed_at = ?"
-                f" WHERE id = ? AND {state_in(*RUNS_ON)}",
+                f" WHERE id = ? AND {state_in(*OPEN)}",
                 (
-                    state, request_id, known.sha256 if state == State.KEPT else "", known.body_digest,
+                    known.state, known.request_id, known.sha256 if known.state == State.KEPT else "", known.body_digest,
                     known.submitted_at, known.cost_usd, self._now(), id,
                 ),
             )  # fmt: skip

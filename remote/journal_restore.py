@@ -23,7 +23,7 @@ from . import durable, explain
 from .errors import NOTHING_SENT
 from .job_files import JobFiles
 from .journal import LEASE_S, Journal
-from .journal_check import BESIDE, damaged_because, is_damage
+from .journal_check import BESIDE, damaged_because, is_damage, unwritable_because
 from .journal_file import connect
 from .redaction import RedactingFilter
 from .rows import Row, State, pictured
@@ -55,7 +55,7 @@ def open_journal(
     path = directory / JOURNAL_FILE
     with explain.on_disk(NOTHING_SENT):
         durable.make_folder(directory)
-        aside = set_aside(path, now()) if damaged_because(path) else ""
+        aside = set_aside(path, now(), damaged_because) or set_aside(path, now(), unwritable_because)
         journal = Journal(path, lease_s=lease_s, now=now)
         try:
             restored = _restored(journal, directory)
@@ -69,13 +69,22 @@ def open_journal(
     return journal
 
 
-def set_aside(path: Path, now: float) -> str:
+def set_aside(path: Path, now: float, look: Callable[[Path], str]) -> str:
     """Moves a damaged file and what lies beside it out of the way; its new name and its flaw.
 
-    Empty when another process has done so meanwhile.
+    Empty when nothing is wrong, or another process has done so meanwhile.
+
+    Args:
+        look: says what is wrong with a file.
     """
+    try:
+        if not look(path):
+            return ""
+    except sqlite3.OperationalError:
+        if path.exists():
+            raise  # else another process is just setting it aside
     with _alone(path.with_name(LOCK_FILE)):
-        found = damaged_because(path)
+        found = look(path)
         if not found:
             return ""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))

@@ -51,6 +51,20 @@ def zero_header(folder):
     overwrite(folder, 0, bytes(100))
 
 
+def forbid_writing(folder):
+    """One byte: reading goes on as before."""
+    overwrite(folder, 18, b"\x05")
+
+
+def another_format(folder):
+    overwrite(folder, 44, b"\x00\x00\x00\x05")
+
+
+def text_that_is_none(folder):
+    """In sqlite's own table of tables."""
+    overwrite(folder, journal_of(folder).read_bytes().index(b"owners"), b"\xa5")
+
+
 def text(folder):
     delete(folder)
     journal_of(folder).write_text("not a database, but long enough to be one. " * 50)
@@ -102,6 +116,6 @@ def an_index_that_misses_a_row(folder):
 
 
 DAMAGES = [
-    delete, empty, blank, cut, overwrite, zero_header, text, a_folder, foreign, only_the_wal, wal_of_another,
-    a_state_that_is_none, an_index_that_misses_a_row,
+    delete, empty, blank, cut, overwrite, zero_header, forbid_writing, another_format, text_that_is_none, text,
+    a_folder, foreign, only_the_wal, wal_of_another, a_state_that_is_none, an_index_that_misses_a_row,
 ]  # fmt: skip
