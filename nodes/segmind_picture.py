@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..remote.errors import SegmindError
-from ..remote.lane import Picture
-from ..remote.request import check_reference_count
+from ..remote.service import Picture, SegmindError, refuse_too_many_references
 
 
 def frames_in_order(images: dict[str, torch.Tensor | None], urls: int = 0) -> list[np.ndarray]:
@@ -23,7 +21,7 @@ def frames_in_order(images: dict[str, torch.Tensor | None], urls: int = 0) -> li
     """
     names = sorted(images, key=lambda name: int(name.rsplit("_", 1)[1]))
     batches = {name: batch for name in names if (batch := images[name]) is not None}
-    check_reference_count({**{name: len(batch) for name, batch in batches.items()}, "image_urls": urls})
+    refuse_too_many_references({**{name: len(batch) for name, batch in batches.items()}, "image_urls": urls})
     return [frame.cpu().float().numpy() for batch in batches.values() for frame in batch]
 
 

@@ -7,9 +7,10 @@ import errno
 import sqlite3
 from collections.abc import Iterator, Sequence
 
-from . import protocol
 from .errors import (
     NOTHING_SENT,
+    BadInput,
+    DownloadRefused,
     Interrupted,
     JobFailed,
     OutcomeUnknown,
@@ -20,28 +21,63 @@ from .errors import (
     StillRunning,
     Unreachable,
 )
-from .inspection import is_damage
 from .journal import OverspendError
+from .journal_check import is_damage
 from .protocol import Rejection
-from .schema import Row
+from .rows import Row, State
 
 SENT = "What was sent is not sent again, and is charged if it completes"
 NOT_BILLED = "Segmind does not bill refused or failed jobs"
 WILL_BE_CHARGED = "Segmind has no cancel: the job is charged if it completes, and its picture is kept for you"
 PAID = "The job is paid"
+CHARGED = "The job that made it has been charged"
 WAITS_THERE = "The job is paid, and its picture stays at Segmind for seven days"
 RUN_AGAIN = "Run the same inputs again to pick the job up; that costs nothing"
+
+_ADVICE = {
+    401: "Check SEGMIND_API_KEY or the key file, then run again",
+    403: "Ask for access to flux-2-klein-9b at Segmind, or use another key",
+    404: "Check SEGMIND_BASE_URL, and at Segmind that flux-2-klein-9b is still offered",
+    405: "Check SEGMIND_BASE_URL: it does not look like Segmind's gateway",
+    406: "Add credits at Segmind, then run again",
+    410: "The model was retired: choose another",
+    413: "Send smaller or fewer images",
+    429: "Wait a minute, then run again",
+}
+
+
+def meaning(status: int, words: str) -> tuple[str, str]:
+    """What a refusal means and what to do about it, as two sentences without their full stops."""
+    said = f'Segmind refused ({status}): "{words}"'
+    low = words.lower()
+    if status == 401 and "missing" in low:
+        return f"{said}: the key did not reach it", "Look for a proxy that removes headers, then run again"
+    if status == 406 and ("content type" in low or "content-type" in low):
+        return f"{said}: a content type problem on the way", "Look for a proxy that rewrites requests"
+    if status == 406 and ("cap" in low or "limit" in low):
+        return f"{said}: a spending limit of the team", "Raise the limit at Segmind, then run again"
+    if status == 406 and "credit" not in low and "balance" not in low and words != "no explanation":
+        return said, "Change the input that it names, then run again"
+    return said, _ADVICE.get(status, "Change the input that it names, then run again")
 
 
 def rejected(refusal: Rejection) -> Rejected:
     """The submit was refused."""
-    what, todo = protocol.meaning(refusal.status, refusal.words)
+    what, todo = meaning(refusal.status, refusal.words)
     return Rejected(what, NOT_BILLED, todo, status=refusal.status, words=refusal.words)
 
 
 def upload_refused(refusal: Rejection) -> Rejected:
-    what, todo = protocol.meaning(refusal.status, refusal.words)
+    what, todo = meaning(refusal.status, refusal.words)
     return Rejected(f"Uploading an image: {what}", NOTHING_SENT, todo, status=refusal.status, words=refusal.words)
+
+
+def no_request_id(text: str) -> BadInput:
+    return BadInput(
+        f"{text[:80]!r} is not a request_id: 8 to 64 letters, digits, - and _",
+        NOTHING_SENT,
+        "Copy one from the list, a receipt or Segmind's console",
+    )
 
 
 def unreachable(why: str) -> Unreachable:
@@ -100,10 +136,37 @@ def out_of_reach(row: Row, why: str) -> StillRunning:
     """The job was accepted, and now its state or picture cannot be read."""
     return StillRunning(
         f"The job was accepted, but Segmind does not let it be read now ({why})",
-        PAID if row.state == "COMPLETED" else WILL_BE_CHARGED,
+        PAID if row.state == State.COMPLETED else WILL_BE_CHARGED,
         f"Check the key and the network. {RUN_AGAIN}",
         request_id=row.request_id,
     )
+
+
+def foreign_address(url: str) -> DownloadRefused:
+    return DownloadRefused(
+        f"The picture is said to be at {url[:300]!r}, which is not where Segmind keeps results",
+        WAITS_THERE,
+        "Open that address yourself if you trust it, and report it to the makers of this pack",
+    )
+
+
+def private_address(why: str) -> DownloadRefused:
+    return DownloadRefused(why, WAITS_THERE, "Look for a DNS or proxy setting that redirects it")
+
+
+def too_large(why: str) -> DownloadRefused:
+    return DownloadRefused(why, WAITS_THERE, "Ask for a smaller or more compressed picture")
+
+
+def refused_picture(why: str) -> DownloadRefused:
+    return DownloadRefused(why, CHARGED, "Look for the job in Segmind's console, which keeps its file for some days")
+
+
+def damaged_picture(kind: str, flaw: str) -> DownloadRefused:
+    """Fetched once more it may be whole."""
+    what = f"The {kind} file is damaged ({flaw})"
+    todo = "Run the same inputs again: the paid picture is fetched again, not made again"
+    return DownloadRefused(what, CHARGED, todo, retryable=True)
 
 
 def lost(row: Row) -> ResultLost:
@@ -134,6 +197,20 @@ def history_unread(why: str) -> Unreachable:
     )
 
 
+def journal_lost(aside: str, restored: int) -> str:
+    """What a person hears of an earlier journal.
+
+    Args:
+        aside: the name and the flaw of one that was damaged; empty where there was none.
+        restored: how many jobs came back.
+    """
+    what = f"The damaged job journal is kept as {aside}" if aside else "The job journal was lost, in whole or in part"
+    return (
+        f"{what}, and {restored} jobs came back from the files beside it; before anything new is sent, the account's"
+        " history is read for the rest."
+    )
+
+
 def may_be_paid(row: Row) -> SegmindError:
     """The history shows a job that cannot be told from this one."""
     known = "this prompt and these settings, with as many images" if row.prompt_start else "inputs it does not tell"
@@ -152,9 +229,9 @@ def money_of(row: Row, sent: bool) -> str:
     Args:
         sent: whether some of it has left this machine.
     """
-    if row.state in ("COMPLETED", "KEPT") or row.cost_usd is not None:
+    if row.state in (State.COMPLETED, State.KEPT) or row.cost_usd is not None:
         return WAITS_THERE
-    return SENT if sent or row.state not in ("PLANNED", "SUBMITTING") else NOTHING_SENT
+    return SENT if sent or row.state not in (State.PLANNED, State.SUBMITTING) else NOTHING_SENT
 
 
 def disk_failed(error: Exception, money: str, request_id: str | None = None) -> SegmindError:
@@ -182,13 +259,13 @@ def not_understood(error: Exception) -> SegmindError:
     )
 
 
-def past(row: Row) -> SegmindError | None:
+def no_picture_because(row: Row) -> SegmindError | None:
     """Why a final row gives no picture; None when it does, or is not final."""
-    if row.state == "FAILED":
+    if row.state == State.FAILED:
         return failed(row)
-    if row.state == "EXPIRED":
+    if row.state == State.EXPIRED:
         return lost(row)
-    if row.state == "REJECTED":
+    if row.state == State.REJECTED:
         return Rejected(row.note, NOT_BILLED, "Run again", status=0, words=row.note)
     return None
 

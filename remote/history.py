@@ -11,27 +11,26 @@ import functools
 from typing import Any
 
 from . import explain
-from .asking import Asker
 from .client import Client
+from .dates import DAY_S, day
 from .governor import Priority
 from .journal import PROMPT_START, Journal
-from .orders import Order
-from .protocol import Record, Rejection
-from .rebuilt import HISTORY_S, UNREADABLE
+from .journal_intake import FOUND, UNREADABLE
+from .protocol import KEEPS_S, Record, Rejection, Reported
 from .request import MAX_SEED, fingerprint_of, outline, read_inputs
-from .schema import Row, adopted
-from .search import DAY_S, day
+from .retry import Retrier
+from .rows import Row, State, adopted
+from .values import Order
 
-ASK_S = 30.0
-MOST_PAGES = 200
-FOUND = "from the account's history"
+ASK_S = 30.0  # for a page; nothing is sent meanwhile, and the person waits
+MOST_PAGES = 200  # more than anyone asks in a week: something repeats itself
 
 
 class History:
     """The history of one account, for the journal of one folder."""
 
-    def __init__(self, client: Client, journal: Journal, asker: Asker) -> None:
-        self._client, self._journal, self._asker = client, journal, asker
+    def __init__(self, client: Client, journal: Journal, retrier: Retrier) -> None:
+        self._client, self._journal, self._retrier = client, journal, retrier
         self._reading, self._skew_s = asyncio.Lock(), 0.0
 
     async def look_back(self, order: Order) -> bool:
@@ -55,7 +54,7 @@ class History:
         async with self._reading:
             if self._journal.history_is_due():
                 records = await self._records()
-                self._journal.join([self._row(one) for one in records if one.state != "FAILED"])
+                self._journal.join([self._row(one) for one in records if one.state != Reported.FAILED])
 
     async def _records(self) -> list[Record]:
         """Every request of the last days, the oldest first; again where our clock named the wrong days."""
@@ -77,9 +76,9 @@ class History:
         raise explain.history_unread(f"it goes on after {MOST_PAGES} pages")
 
     async def _page(self, days: tuple[str, str], page: int) -> tuple[Record, ...]:
-        until, host = self._asker.clock.monotonic() + ASK_S, self._client.hosts.account
+        deadline, host = self._retrier.clock.monotonic() + ASK_S, self._client.hosts.account
         look = functools.partial(self._client.history, *days, page)
-        answer = await self._asker.ask(look, Priority.RESULT, host, until)
+        answer = await self._retrier.ask(look, Priority.RESULT, host, deadline)
         if not isinstance(answer, tuple):
             why = f"{answer.status}: {answer.words}" if isinstance(answer, Rejection) else answer.why
             raise explain.history_unread(why)
@@ -88,12 +87,12 @@ class History:
 
     def _days(self) -> tuple[str, str]:
         """By the server's clock, with a day to either side."""
-        today = self._asker.clock.wall() + self._skew_s
-        return day(today - HISTORY_S - DAY_S), day(today + DAY_S)
+        today = self._retrier.clock.wall() + self._skew_s
+        return day(today - KEEPS_S - DAY_S), day(today + DAY_S)
 
     def _row(self, record: Record) -> tuple[Row, str]:
         """A row, and the digest of its exact body."""
-        inputs, now = record.inputs, self._asker.clock.wall()
+        inputs, now = record.inputs, self._retrier.clock.wall()
         sent_at = record.created_at - self._skew_s if record.created_at else now
         fingerprint, recognised_by = adopted(record.request_id), UNREADABLE
         if inputs:
@@ -103,7 +102,7 @@ class History:
             id=0,
             fingerprint=fingerprint,
             attempt=1,
-            state="COMPLETED" if record.url else "ACCEPTED",
+            state=State.COMPLETED if record.url else State.ACCEPTED,
             prompt_start=str(inputs.get("prompt", ""))[:PROMPT_START],
             seed=_seed(inputs),
             body_digest=recognised_by,

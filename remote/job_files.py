@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from . import durable
-from .loose import amount, loads, mapping
+from .lenient_json import amount, loads, mapping
 from .protocol import REQUEST_ID
 from .request import MAX_SEED
-from .schema import Row
+from .rows import Row, State
 from .vault import SHA256
 
 _NAME = re.compile(r"((?:request )?[A-Za-z0-9_-]{8,64})\.([1-9][0-9]{0,8})\.json")
@@ -98,7 +98,7 @@ def _row(fingerprint: str, attempt: int, known: dict[str, Any], made_at: float) 
         id=0,
         fingerprint=fingerprint,
         attempt=attempt,
-        state="KEPT" if kept else "ACCEPTED" if named else "UNKNOWN",
+        state=State.KEPT if kept else State.ACCEPTED if named else State.UNKNOWN,
         prompt_start=_text(known.get("prompt_start")),
         seed=seed if isinstance(seed, int) and 0 <= seed <= MAX_SEED else None,
         body_digest=_text(known.get("body_digest")),

@@ -27,17 +27,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .rebuilt import RebuiltTable
+from .journal_intake import JournalIntake
 from .redaction import redact
-from .schema import Row, adopted, pictured
+from .rows import AWAITED, OPEN, UNANSWERED, UNBILLED, Row, State, adopted, pictured, state_in
 
 PROMPT_START = 60
-LEASE_S = 10.0
-UNKNOWN_SETTLED_S = 60.0
+LEASE_S = 10.0  # four beats: an owner is not taken for dead because the disk was slow once
+UNKNOWN_SETTLED_S = 60.0  # the last look into the history is over by then
 AVERAGE_COST_USD = 0.0402  # published average for this model, 2026-08
-
-OPEN = ("PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
-UNBILLED = ("FAILED", "REJECTED")
 
 
 class OverspendError(Exception):
@@ -48,7 +45,7 @@ class OverspendError(Exception):
         self.committed_usd, self.estimate_usd, self.cap_usd = committed_usd, estimate_usd, cap_usd
 
 
-class Journal(RebuiltTable):
+class Journal(JournalIntake):
     """The journal of one folder. Use from one thread; other processes may have it open too.
 
     Args:
@@ -90,8 +87,8 @@ class Journal(RebuiltTable):
             db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
             db.execute(
                 "INSERT INTO jobs (fingerprint, attempt, state, owner, prompt_start, seed, created_at)"
-                " VALUES (?, ?, 'PLANNED', ?, ?, ?, ?)",
-                (fingerprint, attempt, self.owner, prompt[:PROMPT_START], seed, self._now()),
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (fingerprint, attempt, State.PLANNED, self.owner, prompt[:PROMPT_START], seed, self._now()),
             )
             return self._last_inserted()
 
@@ -103,8 +100,8 @@ class Journal(RebuiltTable):
                 return row
             db.execute(
                 "INSERT INTO jobs (fingerprint, attempt, state, prompt_start, request_id, created_at,"
-                " submitted_at) VALUES (?, 1, 'ACCEPTED', '', ?, ?, ?)",
-                (adopted(request_id), request_id, self._now(), self._now()),
+                " submitted_at) VALUES (?, 1, ?, '', ?, ?, ?)",
+                (adopted(request_id), State.ACCEPTED, request_id, self._now(), self._now()),
             )
             return self._last_inserted()
 
@@ -117,7 +114,7 @@ class Journal(RebuiltTable):
             row = self._one("id = ?", id)
             if row is None or row.state not in OPEN or self._lives_elsewhere(row):
                 return row
-            state = "UNKNOWN" if row.state == "SUBMITTING" else row.state
+            state = State.UNKNOWN if row.state == State.SUBMITTING else row.state
             db.execute("UPDATE jobs SET owner = ?, state = ? WHERE id = ?", (self.owner, state, id))
             db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
             return self._one("id = ?", id)
@@ -145,9 +142,9 @@ class Journal(RebuiltTable):
             if cap_usd is not None and committed + estimate_usd > cap_usd + 1e-9:
                 raise OverspendError(committed, estimate_usd, cap_usd)
             done = db.execute(
-                "UPDATE jobs SET state = 'SUBMITTING', body_digest = ?, budget = ?, reserved_usd = ?,"
-                " submitted_at = ? WHERE id = ? AND state = 'PLANNED' AND owner = ?",
-                (body_digest, budget, estimate_usd, self._now(), id, self.owner),
+                "UPDATE jobs SET state = ?, body_digest = ?, budget = ?, reserved_usd = ?, submitted_at = ?"
+                f" WHERE id = ? AND {state_in(State.PLANNED)} AND owner = ?",
+                (State.SUBMITTING, body_digest, budget, estimate_usd, self._now(), id, self.owner),
             )
             return done.rowcount == 1
 
@@ -155,19 +152,20 @@ class Journal(RebuiltTable):
         """Back to PLANNED: whoever sent it has proof that nothing was accepted."""
         with self._write() as db:
             db.execute(
-                "UPDATE jobs SET state = 'PLANNED', reserved_usd = 0, submitted_at = NULL"
-                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN')",
-                (id,),
+                "UPDATE jobs SET state = ?, reserved_usd = 0, submitted_at = NULL"
+                f" WHERE id = ? AND {state_in(*UNANSWERED)}",
+                (State.PLANNED, id),
             )
 
     def unknown(self, id: int, why: str) -> None:
-        self._move(id, ("SUBMITTING",), "UNKNOWN", note=why)
+        self._move(id, (State.SUBMITTING,), State.UNKNOWN, note=why)
 
     def accepted(self, id: int, request_id: str) -> None:
         """The server's own answer to our submit; UNKNOWN should another row have that request_id."""
         with self._write() as db:
-            if not self._name(id, request_id, "SUBMITTING", "UNKNOWN"):
-                db.execute("UPDATE jobs SET state = 'UNKNOWN' WHERE id = ? AND state = 'SUBMITTING'", (id,))
+            if not self._name(id, request_id, *UNANSWERED):
+                sending = state_in(State.SUBMITTING)
+                db.execute(f"UPDATE jobs SET state = ? WHERE id = ? AND {sending}", (State.UNKNOWN, id))
 
     def found(self, id: int, request_id: str) -> bool:
         """UNKNOWN to ACCEPTED with a request_id out of the account's history.
@@ -176,11 +174,11 @@ class Journal(RebuiltTable):
         """
         same_body = "body_digest = (SELECT body_digest FROM jobs WHERE id = ?)"
         with self._write():
-            twin = self._one(f"id <> ? AND state = 'SUBMITTING' AND {same_body}", id, id)
-            return twin is None and self._name(id, request_id, "UNKNOWN")
+            twin = self._one(f"id <> ? AND {state_in(State.SUBMITTING)} AND {same_body}", id, id)
+            return twin is None and self._name(id, request_id, State.UNKNOWN)
 
     def completed(self, id: int, url: str) -> None:
-        self._move(id, ("ACCEPTED", "COMPLETED"), "COMPLETED", url=url)
+        self._move(id, AWAITED, State.COMPLETED, url=url)
 
     def settle(
         self,
@@ -201,34 +199,32 @@ class Journal(RebuiltTable):
 
     def kept(self, id: int, sha256: str) -> None:
         """The row now says where its picture is from, which until then may have been known by its hash alone."""
-        self._move(id, ("ACCEPTED", "COMPLETED"), "KEPT", sha256=sha256)
+        self._move(id, AWAITED, State.KEPT, sha256=sha256)
         with self._write() as db:
             db.execute("DELETE FROM jobs WHERE fingerprint = ?", (pictured(sha256),))
 
     def lost_bytes(self, id: int) -> None:
         """KEPT back to ACCEPTED: the vault no longer has them, Segmind may."""
-        self._move(id, ("KEPT",), "ACCEPTED", sha256="")
+        self._move(id, (State.KEPT,), State.ACCEPTED, sha256="")
 
     def failed(self, id: int, why: str) -> None:
-        self._move(id, ("ACCEPTED", "COMPLETED"), "FAILED", note=why)
+        self._move(id, AWAITED, State.FAILED, note=why)
 
     def rejected(self, id: int, why: str) -> None:
-        self._move(id, ("SUBMITTING", "UNKNOWN"), "REJECTED", note=why)
+        self._move(id, UNANSWERED, State.REJECTED, note=why)
 
     def expired(self, id: int, why: str) -> None:
-        self._move(id, ("ACCEPTED", "COMPLETED"), "EXPIRED", note=why)
+        self._move(id, AWAITED, State.EXPIRED, note=why)
 
     def discard(self, id: int) -> bool:
         """Forgets a row from which nothing was sent."""
         with self._write() as db:
-            done = db.execute("DELETE FROM jobs WHERE id = ? AND state = 'PLANNED' AND owner = ?", (id, self.owner))
+            query = f"DELETE FROM jobs WHERE id = ? AND {state_in(State.PLANNED)} AND owner = ?"
+            done = db.execute(query, (id, self.owner))
             return done.rowcount == 1
 
     def row(self, id: int) -> Row | None:
         return self._one("id = ?", id)
-
-    def by_request_id(self, request_id: str) -> Row | None:
-        return self._one("request_id = ?", request_id)
 
     def rows(self, limit: int = 100) -> list[Row]:
         """Newest first."""
@@ -238,7 +234,7 @@ class Journal(RebuiltTable):
         """Dollars spent or reserved under `budget`; a cost that is not known counts as its reservation."""
         query = (
             "SELECT COALESCE(SUM(COALESCE(cost_usd, reserved_usd)), 0) FROM jobs"
-            " WHERE budget = ? AND state NOT IN ('FAILED', 'REJECTED')"
+            f" WHERE budget = ? AND NOT {state_in(*UNBILLED)}"
         )
         return float(self._db.execute(query, (budget,)).fetchone()[0])
 
@@ -267,24 +263,23 @@ class Journal(RebuiltTable):
         with self._write() as db:
             db.execute("REPLACE INTO uploads VALUES (?, ?, ?, ?)", (sha256, host, url, self._now()))
 
-    def _move(self, id: int, before: tuple[str, ...], after: str, **values: str) -> None:
+    def _move(self, id: int, before: tuple[State, ...], after: State, **values: str) -> None:
         """`before` to `after`; a row that another process has moved on already stays as it is."""
         if "note" in values:
             values["note"] = redact(values["note"])
         changes = "".join(f", {name} = ?" for name in values)
-        marks = ", ".join("?" * len(before))
         with self._write() as db:
             db.execute(
-                f"UPDATE jobs SET state = ?, changed_at = ?{changes} WHERE id = ? AND state IN ({marks})",
-                (after, self._now(), *values.values(), id, *before),
+                f"UPDATE jobs SET state = ?, changed_at = ?{changes} WHERE id = ? AND {state_in(*before)}",
+                (after, self._now(), *values.values(), id),
             )
 
-    def _name(self, id: int, request_id: str, *before: str) -> bool:
+    def _name(self, id: int, request_id: str, *before: State) -> bool:
         """Gives a row its request_id; what `adopt` knows under that name becomes this row's, which has the inputs."""
         row, holder = self._one("id = ?", id), self._one("request_id = ?", request_id)
         if row is None or row.state not in before or (holder and holder.fingerprint != adopted(request_id)):
             return False
-        known = holder or replace(row, state="ACCEPTED", note="")
+        known = holder or replace(row, state=State.ACCEPTED, note="")
         learnt = (known.state, known.note, known.url, known.sha256, known.cost_usd, known.remaining_usd)
         self._db.execute("DELETE FROM jobs WHERE request_id = ?", (request_id,))
         self._db.execute(
@@ -296,7 +291,7 @@ class Journal(RebuiltTable):
 
     def _is_over(self, row: Row) -> bool:
         searched = row.owner is None and self._now() - (row.submitted_at or 0.0) > UNKNOWN_SETTLED_S
-        return searched if row.state == "UNKNOWN" else row.state not in OPEN
+        return searched if row.state == State.UNKNOWN else row.state not in OPEN
 
     def _lives_elsewhere(self, row: Row) -> bool:
         if row.owner is None or row.owner == self.owner:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import ipaddress
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 import httpx
 
+from .addresses import may_be_public
 from .errors import NOTHING_SENT, BadInput
 
 SLUG = "flux-2-klein-9b"
@@ -36,7 +36,7 @@ MAX_HISTORY_BODY = 1 << 20
 class KleinRequest:
     """One picture to make.
 
-    Args:
+    Attributes:
         image_urls: references already online, https, in order; those uploaded for this job come before them.
         seed: 0 to 2**32 - 1; never left to the server, so that a request can be recognised and repeated.
         aspect_ratio: one of `ASPECT_RATIOS`; others pass, so that the server's own words are what is read.
@@ -75,7 +75,7 @@ class KleinRequest:
         if not 1 <= len(self.aspect_ratio) <= 32:
             _refuse("aspect_ratio should be a ratio such as 16:9", "Choose one from the list")
         for url in self.image_urls:
-            check_image_url(url)
+            refuse_image_url(url)
 
     def body(self, uploaded: Sequence[str] = ()) -> dict[str, Any]:
         """The JSON object to send, in the published page's order; `uploaded` addresses come first."""
@@ -155,8 +155,8 @@ def outline(inputs: Mapping[str, Any]) -> str:
     return _digest({**inputs, "image_urls": len(urls) if isinstance(urls, (list, tuple)) else 0})
 
 
-def check_reference_count(counts: Mapping[str, int]) -> None:
-    """Refuses more references than a request may have, before any of them is uploaded.
+def refuse_too_many_references(counts: Mapping[str, int]) -> None:
+    """Stops a request with more references than it may have, before any of them is uploaded.
 
     Args:
         counts: how many come from where, in order.
@@ -173,7 +173,7 @@ def check_reference_count(counts: Mapping[str, int]) -> None:
         )
 
 
-def check_image_url(url: str) -> None:
+def refuse_image_url(url: str) -> None:
     """Raises BadInput unless `url` is one that Segmind could fetch and that shows nothing of this machine."""
     shown = url[:80] if isinstance(url, str) else repr(url)
     todo = "Give an https address that anyone can open, or connect the image itself"
@@ -188,18 +188,8 @@ def check_image_url(url: str) -> None:
         _refuse(f"The image address {shown!r} should start with https://", todo)
     if parsed.userinfo:
         _refuse(f"The image address at {parsed.host} carries a user name or password", todo)
-    if not _is_public(parsed.host):
+    if not may_be_public(parsed.host):
         _refuse(f"The image address {shown!r} is on this machine or a private network", todo)
-
-
-def _is_public(host: str) -> bool:
-    name = host.rstrip(".").lower()
-    try:
-        return ipaddress.ip_address(name).is_global
-    except ValueError:
-        last = name.rpartition(".")[2]
-        numeric = last.isdigit() or last.startswith("0x")  # 127.1 and 0x7f.1 are addresses too
-        return "." in name and not numeric and last not in ("localhost", "local", "internal")
 
 
 def _parse(text: str) -> object:

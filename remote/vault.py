@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import durable
-
-EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+from .media_types import EXTENSIONS
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """One file of the vault. `size` is in bytes."""
+    """One file of the vault.
+
+    Attributes:
+        size: in bytes.
+    """
 
     sha256: str
     path: Path

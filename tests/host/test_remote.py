@@ -50,7 +50,7 @@ def wait_for(fact, seconds=20.0):
 
 
 def rows(base):
-    from klein9b.remote.lane import list_jobs
+    from klein9b.remote.service import list_jobs
 
     return list_jobs(private_folder(base))
 

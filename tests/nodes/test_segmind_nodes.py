@@ -124,7 +124,7 @@ class TestOrder:
 class TestBatch:
     def picture(self, value=0.5, size=(4, 6), alpha=1.0, request_id="request-1"):
         from klein9b.remote.images import Decoded
-        from klein9b.remote.lane import Picture
+        from klein9b.remote.service import Picture
 
         height, width = size
         image = np.full((height, width, 3), value, np.float32)
@@ -206,13 +206,13 @@ class TestEnds:
 
     @pytest.fixture
     def lane_ends(self, account, monkeypatch):
-        from klein9b.remote import lane
+        from klein9b.remote import service
 
         def make(error):
             async def ending(*_, **__):
                 raise error
 
-            monkeypatch.setattr(lane, "run", ending)
+            monkeypatch.setattr(service, "run", ending)
 
         return make
 
@@ -282,8 +282,8 @@ class TestHostCache:
 
 class TestTexts:
     def job(self, state, waited=0.0, number=1, reused=False, cost=None):
-        from klein9b.remote.orders import Progress
         from klein9b.remote.protocol import Metrics
+        from klein9b.remote.values import Progress
 
         return Progress(number, state, waited, 13.6, "r1", Metrics(cost), reused)
 
@@ -352,7 +352,7 @@ class TestTexts:
 class TestJobsNode:
     def test_an_age_a_cost_and_a_note(self, comfy_host):
         from klein9b.nodes.segmind_jobs import _line
-        from klein9b.remote.schema import Row
+        from klein9b.remote.rows import Row
 
         names = {field.name: None for field in fields(Row)}
         row = Row(**names | {"state": "FAILED", "created_at": 1000.0, "prompt_start": "a\nfox", "note": "no memory"})

@@ -7,8 +7,8 @@ import sqlite3
 from pathlib import Path
 
 from klein9b.remote.journal import Journal
-from klein9b.remote.rebuild import JOURNAL_FILE
-from klein9b.remote.schema import SCHEMA_VERSION
+from klein9b.remote.journal_restore import JOURNAL_FILE
+from klein9b.remote.rows import SCHEMA_VERSION
 
 PAGE = 4096
 
@@ -49,6 +49,20 @@ def overwrite(folder, at=PAGE, data=b"\xa5" * PAGE):
 
 def zero_header(folder):
     overwrite(folder, 0, bytes(100))
+
+
+def forbid_writing(folder):
+    """One byte: reading goes on as before."""
+    overwrite(folder, 18, b"\x05")
+
+
+def another_format(folder):
+    overwrite(folder, 44, b"\x00\x00\x00\x05")
+
+
+def text_that_is_none(folder):
+    """In sqlite's own table of tables, or while that is in the log in the file's first byte."""
+    overwrite(folder, max(0, journal_of(folder).read_bytes().find(b"owners")), b"\xa5")
 
 
 def text(folder):
@@ -102,6 +116,6 @@ def an_index_that_misses_a_row(folder):
 
 
 DAMAGES = [
-    delete, empty, blank, cut, overwrite, zero_header, text, a_folder, foreign, only_the_wal, wal_of_another,
-    a_state_that_is_none, an_index_that_misses_a_row,
+    delete, empty, blank, cut, overwrite, zero_header, forbid_writing, another_format, text_that_is_none, text,
+    a_folder, foreign, only_the_wal, wal_of_another, a_state_that_is_none, an_index_that_misses_a_row,
 ]  # fmt: skip

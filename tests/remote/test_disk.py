@@ -16,7 +16,8 @@ from klein9b.remote.client import Client
 from klein9b.remote.errors import NOTHING_SENT, SegmindError
 from klein9b.remote.job_files import JobFiles
 from klein9b.remote.journal import Journal
-from klein9b.remote.lane import Options, list_jobs
+from klein9b.remote.protocol import Unknown
+from klein9b.remote.service import Terms, list_jobs
 from klein9b.remote.vault import Vault
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -51,7 +52,7 @@ def breaking(patch, owner, name, error):
 
         async def lost(self, body):
             await submit(self, body)
-            return explain.protocol.Unknown("reset")
+            return Unknown("reset")
 
         submit = Client.submit
         patch.setattr(Client, "submit", lost)
@@ -83,9 +84,9 @@ def test_a_recovery_is_told_in_the_same_way(fake, tmp_path, monkeypatch, name, e
     with a_lane(fake, tmp_path / "there") as there:
         with monkeypatch.context() as patch, pytest.raises(SegmindError, match="journal|disk") as said:
             breaking(patch, Journal, name, error)
-            asyncio.run(there.recover(paid, Options()))
+            asyncio.run(there.recover(paid, Terms()))
         assert paid in str(said.value)
-        assert asyncio.run(there.recover(paid, Options())).receipt["request_id"] == paid
+        assert asyncio.run(there.recover(paid, Terms())).receipt["request_id"] == paid
     assert fake.submits == 1
 
 
@@ -118,7 +119,7 @@ def test_an_interrupt_on_a_broken_disk_still_frees_the_person(fake, tmp_path, mo
     with a_lane(fake, tmp_path) as lane:
         with monkeypatch.context() as patch, pytest.raises(SegmindError):
             patch.setattr(Journal, "row", failing)
-            asyncio.run(lane.run([request()], [], Options(), cancelled=lambda: bool(fake.jobs)))
+            asyncio.run(lane.run([request()], [], Terms(), cancelled=lambda: bool(fake.jobs)))
         assert run(lane, request())
     assert fake.submits == 1
 
@@ -177,7 +178,7 @@ def test_damage_in_the_middle_of_a_job_pays_once(fake, tmp_path, damage):
 
         done = []
         try:
-            asyncio.run(lane.run([request()], [], Options(), cancelled=damaged_once))
+            asyncio.run(lane.run([request()], [], Terms(), cancelled=damaged_once))
         except SegmindError as error:
             assert error.money != NOTHING_SENT, error
         assert run(lane, request())[0].decoded.width == 32

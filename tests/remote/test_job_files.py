@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from klein9b.remote.job_files import JobFiles
 from klein9b.remote.journal import Journal
-from klein9b.remote.schema import Row
+from klein9b.remote.rows import Row
 
 FINGERPRINT = "a1" * 32
 SENT = Row(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -13,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lanes import a_lane, request, run, settled, small_fake
-from remote.damages import DAMAGES, PAGE, blank, cut, delete, journal_of, overwrite
+from remote.damages import DAMAGES, PAGE, beside, blank, cut, delete, journal_of, overwrite
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
 from klein9b.remote.errors import NOTHING_SENT
-from klein9b.remote.lane import Options, list_jobs
-from klein9b.remote.rebuild import ASIDE, FILES_FOLDER
+from klein9b.remote.journal_restore import ASIDE, FILES_FOLDER
+from klein9b.remote.service import Terms, list_jobs
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 
@@ -36,7 +37,7 @@ def leave_at(state, fake, folder):
         return [row.state for row in list_jobs(folder)] == [state]
 
     with a_lane(fake, folder) as lane, pytest.raises(errors.Interrupted):
-        asyncio.run(lane.run([request()], [PHOTO], Options(), cancelled=reached))
+        asyncio.run(lane.run([request()], [PHOTO], Terms(), cancelled=reached))
 
 
 def being_fetched(fake, folder):
@@ -108,48 +109,70 @@ def test_while_the_lane_is_open_the_next_run_notices(fake, tmp_path, damage, mom
 
 @pytest.fixture(scope="module")
 def paid():
-    """A folder with a kept picture, a job in flight for good, and the fake they are from."""
+    """A fake, and the folder of a kept picture and of one still to be fetched: as it was left, and as it is
+    when the program is killed, with everything in the write-ahead log."""
     with small_fake() as fake, tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "d"
+        folder, killed = Path(name) / "left", Path(name) / "killed"
         with a_lane(fake, folder) as lane:
             run(lane, request("kept"), arrays=[PHOTO])
             fake.script("output", Fault.html(502), forever=True)
             with pytest.raises(errors.StillRunning):
                 run(lane, request("fetched"), timeout_s=30)
+            shutil.copytree(folder, killed)
         fake.plan.clear()
-        yield fake, folder
+        yield fake, folder, killed
 
 
-def again(paid, damage):
+@contextlib.contextmanager
+def unless_it_looks_newer():
+    """Four bytes of the file are its version: no program can tell damage there from an update that went back."""
+    try:
+        yield
+    except errors.SegmindError as error:
+        assert "newer version" in error.what and error.money == NOTHING_SENT
+
+
+def again(fake, folder, damage):
     """Both Runs again on a damaged copy of the folder, twice."""
-    fake, folder = paid
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name) / "d"
         shutil.copytree(folder, copy)
         damage(copy)
         for _ in range(2):
-            with a_lane(fake, copy) as lane:
+            with a_lane(fake, copy) as lane, unless_it_looks_newer():
                 pictures = run(lane, request("kept"), arrays=[PHOTO]) + run(lane, request("fetched"))
-            renders = [hashlib.sha256(fake.service.render(job)).hexdigest() for job in fake.jobs]
-            assert [picture.receipt["sha256"] for picture in pictures] == renders
+                renders = [hashlib.sha256(fake.service.render(job)).hexdigest() for job in fake.jobs]
+                assert [picture.receipt["sha256"] for picture in pictures] == renders
     assert fake.submits == len(fake.ledger) == 2
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_cut_at_any_byte(paid, data):
-    size = journal_of(paid[1]).stat().st_size
-    again(paid, lambda folder: cut(folder, data.draw(st.integers(0, size))))
+    fake, left, _ = paid
+    size = journal_of(left).stat().st_size
+    again(fake, left, lambda folder: cut(folder, data.draw(st.integers(0, size))))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_the_log_of_a_killed_process_cut_at_any_byte(paid, data):
+    """What is after the cut has not happened, says sqlite, and all is in order."""
+    fake, _, killed = paid
+    log = beside(killed)[0]
+    kept_bytes = data.draw(st.integers(0, log.stat().st_size))
+    again(fake, killed, lambda folder: os.truncate(folder / log.name, kept_bytes))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_overwritten_anywhere(paid, data):
-    size = journal_of(paid[1]).stat().st_size
+    fake, left, _ = paid
+    size = journal_of(left).stat().st_size
     length = data.draw(st.sampled_from([1, 4, 64, PAGE]))
     at = data.draw(st.integers(0, size - length))
     junk = data.draw(st.binary(min_size=length, max_size=length))
-    again(paid, lambda folder: overwrite(folder, at, junk))
+    again(fake, left, lambda folder: overwrite(folder, at, junk))
 
 
 def test_an_older_journal_out_of_a_backup_sends_nothing_again(fake, tmp_path):

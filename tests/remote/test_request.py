@@ -15,12 +15,12 @@ from klein9b.remote.request import (
     MAX_SEED,
     KleinRequest,
     body_digest,
-    check_image_url,
-    check_reference_count,
     encode_body,
     fingerprint_of,
     outline,
     read_inputs,
+    refuse_image_url,
+    refuse_too_many_references,
 )
 
 FUZZ = settings(deadline=None, max_examples=150)
@@ -150,7 +150,7 @@ def test_hostile_history_bodies_are_ignored(body):
 @given(st.text())
 def test_any_text_is_an_address_or_a_sentence(text):
     try:
-        check_image_url(text)
+        refuse_image_url(text)
     except BadInput:
         return
     assert text.lower().startswith("https://")
@@ -160,7 +160,7 @@ def test_a_good_address_passes():
     rng = random.Random(0)
     for _ in range(50):
         path = "".join(rng.choices(string.ascii_letters + "/_-?&=%20", k=30))
-        check_image_url("https://images.example.com/" + path)
+        refuse_image_url("https://images.example.com/" + path)
 
 
 @FUZZ
@@ -181,12 +181,12 @@ def test_an_outline_is_everything_but_which_images():
 
 
 def test_ten_references_are_accepted_from_wherever_they_come():
-    check_reference_count({"image_1": 4, "image_3": 5, "image_urls": 1})
+    refuse_too_many_references({"image_1": 4, "image_3": 5, "image_urls": 1})
 
 
 def test_more_are_refused_with_how_many_came_from_where():
     with pytest.raises(BadInput) as said:
-        check_reference_count({"image_1": 8, "image_2": 0, "image_3": 1, "image_urls": 2})
+        refuse_too_many_references({"image_1": 8, "image_2": 0, "image_3": 1, "image_urls": 2})
     assert "11 reference images (8 from image_1, 1 from image_3, 2 from image_urls)" in said.value.what
     assert "at most 10" in said.value.what and said.value.money == NOTHING_SENT
     assert "every frame of a batch counts as one" in said.value.todo

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from klein9b.remote import vault as vault_module
+from klein9b.remote.media_types import EXTENSIONS
 from klein9b.remote.vault import Vault
 
 PNG = "image/png"
@@ -128,7 +128,7 @@ def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.binary(max_size=200), st.sampled_from(sorted(vault_module.EXTENSIONS))), max_size=8))
+@given(st.lists(st.tuples(st.binary(max_size=200), st.sampled_from(sorted(EXTENSIONS))), max_size=8))
 def test_any_bytes_come_back(tmp_path, things):
     vault = Vault(tmp_path)
     kept = [(vault.put(data, media_type), data) for data, media_type in things]

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .schema import Row
-from .table import Table
+from .journal_file import JournalFile
+from .protocol import KEEPS_S
+from .rows import OPEN, UNANSWERED, UNBILLED, Row, State, adopted, state_in
 
-HISTORY_S = 7 * 86400.0  # how long Segmind keeps what the history could lead to
+FOUND = "from the account's history"  # the note of what came from there
 UNREADABLE = "unreadable"  # in place of a body_digest: the history tells of the job and not of its inputs
 
 
-class RebuiltTable(Table):
+class JournalIntake(JournalFile):
     """What came back, and whether more may."""
 
     def attempts(self) -> set[tuple[str, int]]:
@@ -45,7 +46,7 @@ class RebuiltTable(Table):
     def history_is_due(self) -> bool:
         """Whether the account may know of jobs that nothing here remembers."""
         query = "SELECT 1 FROM rebuilds WHERE history_read_at IS NULL AND rebuilt_at > ?"
-        return self._db.execute(query, (self._now() - HISTORY_S,)).fetchone() is not None
+        return self._db.execute(query, (self._now() - KEEPS_S,)).fetchone() is not None
 
     def join(self, found: Iterable[tuple[Row, str]]) -> None:
         """Takes in what the account's history shows, oldest first, which has been read to its end now.
@@ -56,27 +57,32 @@ class RebuiltTable(Table):
         """
         with self._write() as db:
             for row, digest in found:
-                searched = self._one("state IN ('SUBMITTING', 'UNKNOWN') AND body_digest = ?", digest)
+                searched = self._one(f"{state_in(*UNANSWERED)} AND body_digest = ?", digest)
                 if not digest or searched is None:
                     last = self._one("fingerprint = ? ORDER BY attempt DESC LIMIT 1", row.fingerprint)
                     self._take_in(row, attempt=last.attempt + 1 if last else 1)
             db.execute("UPDATE rebuilds SET history_read_at = ? WHERE history_read_at IS NULL", (self._now(),))
 
-    def recall(self, id: int, known: Row) -> bool:
-        """Brings a row on to what its file knows already: KEPT, ACCEPTED, or UNKNOWN for one that was to be sent.
+    def catch_up(self, id: int, known: Row) -> bool:
+        """Brings a row on to what its file knows already: UNKNOWN, ACCEPTED or KEPT.
 
-        False when another row has that request_id.
+        A row that is known by its request_id alone, or from the history, becomes one with it. False when any other
+        row has that request_id; one that was to be sent is UNKNOWN even so.
         """
         with self._write() as db:
             other = self._one("request_id = ? AND id <> ?", known.request_id, id)
-            state, request_id = ("UNKNOWN", None) if other else (known.state, known.request_id)
+            if other and (other.fingerprint == adopted(other.request_id or "") or other.note == FOUND):
+                db.execute("DELETE FROM jobs WHERE id = ?", (other.id,))
+                known, other = (replace(known, state=State.KEPT, sha256=other.sha256) if other.sha256 else known), None
+            if other:
+                known = replace(known, state=State.UNKNOWN, request_id=None)
             db.execute(
                 "UPDATE jobs SET state = ?, request_id = COALESCE(?, request_id), sha256 = ?,"
                 " body_digest = COALESCE(NULLIF(?, ''), body_digest), submitted_at = COALESCE(?, submitted_at),"
                 " cost_usd = COALESCE(?, cost_usd), note = '', changed_at = ?"
-                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN', 'ACCEPTED', 'COMPLETED')",
+                f" WHERE id = ? AND {state_in(*OPEN)}",
                 (
-                    state, request_id, known.sha256 if state == "KEPT" else "", known.body_digest,
+                    known.state, known.request_id, known.sha256 if known.state == State.KEPT else "", known.body_digest,
                     known.submitted_at, known.cost_usd, self._now(), id,
                 ),
             )  # fmt: skip
@@ -85,14 +91,15 @@ class RebuiltTable(Table):
     def twin(self, outline: str = UNREADABLE) -> Row | None:
         """A job out of the history that may be the one with this outline; None once its picture cannot be had."""
         return self._one(
-            "body_digest IN (?, ?) AND state NOT IN ('FAILED', 'REJECTED') AND submitted_at > ?"
+            f"body_digest IN (?, ?) AND NOT {state_in(*UNBILLED)} AND submitted_at > ?"
             " ORDER BY body_digest = ? DESC, id DESC LIMIT 1",
-            outline, UNREADABLE, self._now() - HISTORY_S, outline,
+            outline, UNREADABLE, self._now() - KEEPS_S, outline,
         )  # fmt: skip
 
     def shown(self, name: str) -> Row | None:
         """The kept job of that request_id, or whose picture has that sha256."""
-        return self._one("state = 'KEPT' AND (request_id = ? OR sha256 = ?) ORDER BY id DESC LIMIT 1", name, name)
+        kept = state_in(State.KEPT)
+        return self._one(f"{kept} AND (request_id = ? OR sha256 = ?) ORDER BY id DESC LIMIT 1", name, name)
 
     def _take_in(self, row: Row, attempt: int = 0) -> bool:
         """Whether it was not known; a request_id has one row."""

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from .schema import COLUMNS, Row, create_tables
+from .rows import COLUMNS, Row, create_tables, row_of
 
-BUSY_S = 30.0
+BUSY_S = 30.0  # a backup or a virus scanner holds the file for seconds
 
 _NAMES = ", ".join(COLUMNS)
 
 
-class Table:
+class JournalFile:
     """An open journal file. Use from one thread; other processes may have it open too.
 
     Args:
@@ -70,7 +70,7 @@ class Table:
 
     def _select(self, where: str, *values: object) -> Iterator[Row]:
         for found in self._db.execute(f"SELECT {_NAMES} FROM jobs WHERE {where}", values):
-            yield Row(*found)
+            yield row_of(found)
 
 
 def connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
@@ -94,12 +94,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _set_wal(db: sqlite3.Connection) -> None:
     """Switches to write-ahead logging; sqlite does not wait by itself while another process does the same."""
-    until = time.monotonic() + BUSY_S
+    deadline = time.monotonic() + BUSY_S
     while True:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)

@@ -7,20 +7,28 @@ import os
 import sqlite3
 from pathlib import Path
 
-from .loose import one_line
-from .schema import COLUMNS, SCHEMA_VERSION, STATES, Row, newer
-from .table import connect
+from .journal_file import connect
+from .lenient_json import one_line
+from .rows import AWAITED, COLUMNS, NO_SENSE, SCHEMA_VERSION, Row, State, newer, row_of
 from .vault import SHA256
 
 BESIDE = ("-wal", "-shm", "-journal")
 MOST_WORDS = 80
-LAST_VERSION = 1000  # a version above it is no version but damage
+LAST_VERSION = 99  # a version above it is no version but damage
+DAMAGE_WORDS = ("could not decode", "unsupported file format")  # which sqlite calls operational
 
+_FIRST = {"jobs", "owners", "uploads"}  # the others came later
+_TABLES = {
+    "jobs": set(COLUMNS),
+    "owners": {"owner", "beat_at"},
+    "uploads": {"sha256", "host", "url", "uploaded_at"},
+    "rebuilds": {"rebuilt_at", "history_read_at"},
+}
 _TEXTS = ("fingerprint", "state", "prompt_start", "body_digest", "url", "sha256", "note", "budget")
 _MAYBE_TEXTS = ("owner", "request_id")
 
 
-def flaw(path: Path) -> str:
+def damaged_because(path: Path) -> str:
     """What is wrong with the file, in a few words; empty when it is whole, empty or not there.
 
     Raises:
@@ -39,9 +47,27 @@ def flaw(path: Path) -> str:
     return _examined(path, "rw")  # a first start that was killed leaves what only a writer can undo
 
 
+def unwritable_because(path: Path) -> str:
+    """The same for what shows only when it is written to: a header that forbids it, where the disk does not."""
+    if not path.is_file() or not path.stat().st_size:
+        return ""
+    try:
+        with contextlib.closing(connect(path, "rw")) as db:
+            db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        allowed = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        if "readonly" not in str(error) or not allowed:
+            raise
+        return "its header forbids writing"
+    return ""
+
+
 def is_damage(error: Exception) -> bool:
     """Whether sqlite says that the file is no good, rather than out of its reach."""
-    return type(error) is sqlite3.DatabaseError
+    words = str(error).lower()
+    return type(error) in (sqlite3.DatabaseError, sqlite3.DataError) or any(
+        telling in words for telling in DAMAGE_WORDS
+    )
 
 
 def _left_alone(path: Path) -> str:
@@ -69,9 +95,12 @@ def _format_flaw(db: sqlite3.Connection, path: Path) -> str:
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 and not tables:
         return ""
-    columns = {found[1] for found in db.execute("PRAGMA table_info(jobs)")}
-    ours = version == SCHEMA_VERSION and columns >= set(COLUMNS) and tables >= {"jobs", "owners", "uploads"}
-    return "" if ours else "it is the database of another program"
+    lacking = [name for name in _TABLES if name in tables | _FIRST and not _columns(db, name) >= _TABLES[name]]
+    return "" if version == SCHEMA_VERSION and not lacking else "it is the database of another program"
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {found[1] for found in db.execute(f"PRAGMA table_info({table})")}
 
 
 def _page_flaw(db: sqlite3.Connection) -> str:
@@ -82,15 +111,10 @@ def _page_flaw(db: sqlite3.Connection) -> str:
 
 def _row_flaw(db: sqlite3.Connection) -> str:
     """Damage that left every page in order."""
-    if not db.execute("PRAGMA table_info(jobs)").fetchone():
+    if not _columns(db, "jobs"):
         return ""
-    try:
-        rows = [Row(*found) for found in db.execute(f"SELECT {', '.join(COLUMNS)} FROM jobs")]
-    except sqlite3.OperationalError as error:
-        if "decode" in str(error):
-            return "a row holds text that is none"
-        raise
-    return "a row makes no sense" if any(map(_is_odd, rows)) else ""
+    rows = [row_of(found) for found in db.execute(f"SELECT {', '.join(COLUMNS)} FROM jobs")]
+    return NO_SENSE if any(map(_is_odd, rows)) else ""
 
 
 def _is_odd(row: Row) -> bool:
@@ -98,6 +122,6 @@ def _is_odd(row: Row) -> bool:
     rest = [getattr(row, name) for name in COLUMNS if name not in _TEXTS + _MAYBE_TEXTS]
     if not all(isinstance(text, str) for text in texts) or any(isinstance(one, (str, bytes)) for one in rest):
         return True
-    nameless = row.state in ("ACCEPTED", "COMPLETED") and not row.request_id
-    bare = row.state == "KEPT" and not SHA256.fullmatch(row.sha256)
-    return row.state not in STATES or nameless or bare
+    nameless = row.state in AWAITED and not row.request_id
+    bare = row.state == State.KEPT and not SHA256.fullmatch(row.sha256)
+    return nameless or bare

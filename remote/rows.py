@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from .errors import NOTHING_SENT, SegmindError
 
 SCHEMA_VERSION = 1
 
-STATES = (
-    "PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED", "KEPT", "FAILED", "REJECTED", "EXPIRED",
-)  # fmt: skip
+NO_SENSE = "a row makes no sense"
+
+
+class State(str, Enum):
+    """Where an attempt is, as it is spelled on disk; `journal` says what each means and what it leads to."""
+
+    PLANNED = "PLANNED"
+    SUBMITTING = "SUBMITTING"
+    UNKNOWN = "UNKNOWN"
+    ACCEPTED = "ACCEPTED"
+    COMPLETED = "COMPLETED"
+    KEPT = "KEPT"
+    FAILED = "FAILED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+
+    __str__ = str.__str__
+
 
 SCHEMA = """
 CREATE TABLE jobs (
@@ -52,14 +70,25 @@ CREATE TABLE uploads (
 REBUILDS = "CREATE TABLE IF NOT EXISTS rebuilds (rebuilt_at REAL NOT NULL, history_read_at REAL)"
 
 
+UNANSWERED = (State.SUBMITTING, State.UNKNOWN)  # it may or may not have been accepted
+AWAITED = (State.ACCEPTED, State.COMPLETED)  # it has a request_id, and its picture is not here
+RUNS_ON = (*UNANSWERED, *AWAITED)
+OPEN = (State.PLANNED, *RUNS_ON)
+UNBILLED = (State.FAILED, State.REJECTED)
+
+
 @dataclass(frozen=True)
 class Row:
-    """One attempt. Times are Unix seconds; `cost_usd` None is unknown, which is not zero."""
+    """One attempt. Times are Unix seconds.
+
+    Attributes:
+        cost_usd: None is unknown, which is not zero.
+    """
 
     id: int
     fingerprint: str
     attempt: int
-    state: str
+    state: State
     owner: str | None = None
     prompt_start: str = ""
     seed: int | None = None
@@ -78,6 +107,9 @@ class Row:
     submitted_at: float | None = None
     changed_at: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", State(self.state))
+
 
 def adopted(request_id: str) -> str:
     """The fingerprint of a row whose inputs are not known here."""
@@ -87,6 +119,24 @@ def adopted(request_id: str) -> str:
 def pictured(sha256: str) -> str:
     """The fingerprint of a row of which only the picture is known."""
     return f"picture {sha256}"
+
+
+def row_of(found: Sequence[Any]) -> Row:
+    """A row by its columns.
+
+    Raises:
+        sqlite3.DatabaseError: it is in no state that there is.
+    """
+    try:
+        return Row(*found)
+    except ValueError:
+        raise sqlite3.DatabaseError(NO_SENSE) from None
+
+
+def state_in(*states: State) -> str:
+    """The condition in SQL."""
+    named = ", ".join(f"'{state}'" for state in states)
+    return f"state IN ({named})"
 
 
 COLUMNS = tuple(field.name for field in fields(Row))

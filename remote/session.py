@@ -1,13 +1,4 @@
-"""What the nodes call: the whole remote lane behind a few functions.
-
-    run(requests, images, ...)   pictures for requests, from any event loop; the work is done on another
-    recover(request_id, ...)     one picture by its request_id
-    balance(...)                 dollars left
-    list_jobs(directory)         the journal, newest first; no key, no network
-    kept_picture(name, ...)      a picture that is kept here; no key, no network
-
-A lane is one account on one folder. Lanes live on the worker's thread for as long as the process does.
-"""
+"""One account on one folder, for callers on any event loop: waits on the caller's, works on the worker's thread."""
 
 from __future__ import annotations
 
@@ -16,11 +7,9 @@ import concurrent.futures
 import contextlib
 import functools
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -32,26 +21,21 @@ from .clock import Clock
 from .errors import NOTHING_SENT, BadInput, SegmindError
 from .governor import Governor
 from .images import Decoded, Encoded
-from .inspection import flaw
 from .job_files import JobFiles
 from .jobs import Jobs
 from .journal import LEASE_S, Journal
-from .keys import Hosts, Key, refuse_secrets
-from .local import Picture, kept_picture, list_jobs, picture_of
-from .orders import Options, Order, Progress
+from .journal_check import damaged_because
+from .journal_restore import FILES_FOLDER, JOURNAL_FILE, VAULT_FOLDER, open_journal
 from .protocol import Credits, Rejection, Retry
-from .rebuild import FILES_FOLDER, JOURNAL_FILE, VAULT_FOLDER, open_journal
-from .request import KleinRequest, check_reference_count
-from .schema import Row
+from .request import KleinRequest
+from .rows import RUNS_ON, Row
+from .values import Account, Order, Picture, Progress, Terms
 from .vault import Vault
 from .worker import Worker
 
-__all__ = ["Lane", "Options", "Picture", "balance", "kept_picture", "list_jobs", "recover", "run"]
-
-WATCH_S = 0.1
-STANDING_S, STANDING_STEP_S = 0.14, 0.01
-RUNS_ON = ("SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
-BALANCE_S = 30.0
+WATCH_S = 0.1  # how late Cancel is seen
+STANDING_S, STANDING_STEP_S = 0.14, 0.01  # so that Cancel is answered within a quarter of a second in all
+BALANCE_S = 30.0  # the list of jobs waits for it, and is worth having without
 
 T = TypeVar("T")
 
@@ -60,7 +44,7 @@ T = TypeVar("T")
 class _Run:
     """What the caller's thread may know of a run.
 
-    Args:
+    Attributes:
         left: its jobs have been told that nobody waits.
         uploads: what was changed on the images before they left.
         news: what befell the journal.
@@ -75,56 +59,7 @@ class _Run:
         return [item.job for item in self.progress if item]
 
 
-async def run(
-    requests: Sequence[KleinRequest],
-    arrays: Sequence[npt.NDArray[np.float32]] = (),
-    *,
-    directory: Path,
-    key: Key,
-    hosts: Hosts,
-    options: Options | None = None,
-    on_progress: Callable[[list[Progress | None]], None] = lambda progress: None,
-    cancelled: Callable[[], bool] = lambda: False,
-    on_skip: Callable[[int, SegmindError], None] = lambda index, error: None,
-) -> list[Picture]:
-    """One picture per request, in order; what failed is left out where `options` say so.
-
-    Args:
-        arrays: images to upload, in order, for every request; [height, width, 3 or 4] floats.
-        on_progress: hears, on this thread, about every job; None for one that has not begun.
-        cancelled: asked ten times a second.
-        on_skip: hears of every request that is left out, by its place.
-
-    Raises:
-        Interrupted: `cancelled` said so. Jobs that were accepted go on and are kept.
-        SegmindError: the first failure, or the only ones.
-    """
-    for request in requests:
-        refuse_secrets(request.texts())
-        check_reference_count({"connected images": len(arrays), "image_urls": len(request.image_urls)})
-    lane = _lane(directory, key, hosts)
-    return await lane.run(requests, arrays, options or Options(), on_progress, cancelled, on_skip)
-
-
-async def recover(
-    request_id: str, *, directory: Path, key: Key, hosts: Hosts, options: Options | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Picture:  # fmt: skip
-    """The picture of a job from this machine or another, by its request_id; costs nothing.
-
-    Raises:
-        SegmindError: it failed, is lost, or has not ended before the deadline.
-    """
-    lane = _lane(directory, key, hosts)
-    return await lane.recover(request_id, options or Options(), cancelled)
-
-
-async def balance(*, directory: Path, key: Key, hosts: Hosts) -> Credits:
-    """Dollars left on the account; the cheapest way to learn whether a key works."""
-    return await _lane(directory, key, hosts).balance()
-
-
-class Lane:
+class Session:
     """One account on one folder.
 
     Args:
@@ -133,16 +68,14 @@ class Lane:
 
     def __init__(
         self,
-        directory: Path,
-        key: Key,
-        hosts: Hosts,
+        account: Account,
         *,
         worker: Worker | None = None,
         governor: Callable[[], Governor] = Governor,
         timeouts: Timeouts | None = None,
         lease_s: float = LEASE_S,
     ) -> None:
-        self._directory, self._key, self._hosts, self._timeouts = directory, key, hosts, timeouts
+        self._account, self._timeouts = account, timeouts
         self._worker, self._governor, self._lease_s = worker or _WORKER, governor, lease_s
         self._opened: tuple[Jobs, Client, Journal, Vault] | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -152,34 +85,32 @@ class Lane:
         self,
         requests: Sequence[KleinRequest],
         arrays: Sequence[npt.NDArray[np.float32]],
-        options: Options,
+        terms: Terms,
         on_progress: Callable[[list[Progress | None]], None] = lambda progress: None,
         cancelled: Callable[[], bool] = lambda: False,
         on_skip: Callable[[int, SegmindError], None] = lambda index, error: None,
     ) -> list[Picture]:
-        """See the function of the same name."""
+        """See `service.run`."""
         going = _Run([None] * len(requests))
-        work = self._worker.submit(self._batch(requests, arrays, options, going))
+        work = self._worker.submit(self._batch(requests, arrays, terms, going))
         outcomes = await self._watch(work, going, on_progress, cancelled)
         pictures = [
-            picture_of(*item, reused=bool(seen and seen.reused), uploads=going.uploads, news=going.news)
+            Picture.of(*item, reused=bool(seen and seen.reused), uploads=going.uploads, news=going.news)
             for item, seen in zip(outcomes, going.progress)
             if not isinstance(item, SegmindError)
         ]
         errors = [item for item in outcomes if isinstance(item, SegmindError)]
-        if errors and (options.on_item_error == "raise" or not pictures):
+        if errors and (terms.on_item_error == "raise" or not pictures):
             raise errors[0].among(len(pictures), len(outcomes))
         for index, item in enumerate(outcomes):
             if isinstance(item, SegmindError):
                 on_skip(index, item)
         return pictures
 
-    async def recover(
-        self, request_id: str, options: Options, cancelled: Callable[[], bool] = lambda: False
-    ) -> Picture:
+    async def recover(self, request_id: str, terms: Terms, cancelled: Callable[[], bool] = lambda: False) -> Picture:
         going = _Run([None])
-        work = self._worker.submit(self._recover(request_id, options, going))
-        return picture_of(*await self._watch(work, going, cancelled=cancelled), reused=True)
+        work = self._worker.submit(self._recover(request_id, terms, going))
+        return Picture.of(*await self._watch(work, going, cancelled=cancelled), reused=True)
 
     async def balance(self) -> Credits:
         answer = await self._watch(self._worker.submit(self._balance()), _Run([]))
@@ -190,7 +121,7 @@ class Lane:
         return answer
 
     async def close(self) -> None:
-        """Stops following jobs; the journal knows them. A lane otherwise lives as long as the process."""
+        """Stops following jobs; the journal knows them. A session otherwise lives as long as the process."""
         await self._watch(self._worker.submit(self._close()), _Run([]))
 
     async def _watch(
@@ -225,8 +156,8 @@ class Lane:
     async def _interrupted(self, going: _Run) -> SegmindError:
         """What becomes of the jobs, asked when nothing can be submitted any more so that it stays true."""
         asked = self._worker.submit(self._standing(going))
-        until = time.monotonic() + STANDING_S
-        while time.monotonic() < until:
+        deadline = time.monotonic() + STANDING_S
+        while time.monotonic() < deadline:
             if asked.done() and not asked.exception():
                 return explain.interrupted(*asked.result())
             await asyncio.sleep(STANDING_STEP_S)
@@ -249,18 +180,18 @@ class Lane:
 
     def _is_whole(self, journal: Journal) -> bool:
         try:
-            return journal.is_in_place() and not flaw(self._directory / JOURNAL_FILE)
+            return journal.is_in_place() and not damaged_because(self._account.directory / JOURNAL_FILE)
         except (SegmindError, sqlite3.Error, OSError):
             return False  # opening it says why
 
     def _open(self) -> tuple[Jobs, Client, Journal, Vault]:
         if self._opened is None:
             governor = self._governor()
-            clock, tell = governor.clock, self._news.append
-            journal = open_journal(self._directory, lease_s=self._lease_s, now=clock.wall, tell=tell)
+            folder, clock, tell = self._account.directory, governor.clock, self._news.append
+            journal = open_journal(folder, lease_s=self._lease_s, now=clock.wall, tell=tell)
             with explain.on_disk(NOTHING_SENT):
-                vault, files = Vault(self._directory / VAULT_FOLDER), JobFiles(self._directory / FILES_FOLDER)
-                client = Client(self._hosts, self._key, timeouts=self._timeouts, wall=clock.wall)
+                vault, files = Vault(folder / VAULT_FOLDER), JobFiles(folder / FILES_FOLDER)
+                client = Client(self._account.hosts, self._account.key, timeouts=self._timeouts, wall=clock.wall)
                 jobs = Jobs(client, journal, vault, files, images.decode, governor=governor)
             self._opened = jobs, client, journal, vault
             self._beating = asyncio.ensure_future(_beat(jobs, journal, clock, self._lease_s / 4))
@@ -270,7 +201,7 @@ class Lane:
         self,
         requests: Sequence[KleinRequest],
         arrays: Sequence[npt.NDArray[np.float32]],
-        options: Options,
+        terms: Terms,
         going: _Run,
     ) -> list[tuple[Row, Decoded] | SegmindError]:
         async with self._jobs() as jobs:
@@ -279,17 +210,17 @@ class Lane:
             going.uploads = tuple(f"image {i}: {one.note}" for i, one in enumerate(references, 1) if one.note)
             orders = [Order(request, references) for request in requests]
             try:
-                rows = await jobs.batch(orders, options.terms(), going.progress.__setitem__)
+                rows = await jobs.batch(orders, terms, going.progress.__setitem__)
             finally:
                 going.left = True
             return [row if isinstance(row, SegmindError) else await self._decoded(row) for row in rows]
 
-    async def _recover(self, request_id: str, options: Options, going: _Run) -> tuple[Row, Decoded]:
+    async def _recover(self, request_id: str, terms: Terms, going: _Run) -> tuple[Row, Decoded]:
         async with self._jobs() as jobs:
             try:
                 tell = functools.partial(going.progress.__setitem__, 0)
                 with explain.on_disk(NOTHING_SENT, request_id):
-                    row = await jobs.recover(request_id, options.terms(), tell)
+                    row = await jobs.recover(request_id, terms, tell)
             finally:
                 going.left = True
             picture = await self._decoded(row)
@@ -331,13 +262,6 @@ class Lane:
 
 
 _WORKER = Worker()
-_LANES: dict[tuple[Path, Key, Hosts], Lane] = {}
-_LOCK = threading.Lock()
-
-
-def _lane(directory: Path, key: Key, hosts: Hosts) -> Lane:
-    with _LOCK:
-        return _LANES.setdefault((directory, key, hosts), Lane(directory, key, hosts))
 
 
 async def _beat(jobs: Jobs, journal: Journal, clock: Clock, every_s: float) -> None:

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from remote.damages import DAMAGES, a_folder, cut, delete, journal_of, text
 
-from klein9b.remote import durable, rebuild
+from klein9b.remote import durable, journal_restore
 from klein9b.remote.errors import NOTHING_SENT, SegmindError
-from klein9b.remote.inspection import flaw
 from klein9b.remote.job_files import JobFiles
 from klein9b.remote.journal import Journal
-from klein9b.remote.local import list_jobs
-from klein9b.remote.rebuild import ASIDE, FILES_FOLDER, VAULT_FOLDER, open_journal
-from klein9b.remote.rebuilt import RebuiltTable
-from klein9b.remote.schema import SCHEMA_VERSION
+from klein9b.remote.journal_check import damaged_because
+from klein9b.remote.journal_intake import JournalIntake
+from klein9b.remote.journal_restore import ASIDE, FILES_FOLDER, VAULT_FOLDER, open_journal
+from klein9b.remote.rows import SCHEMA_VERSION
+from klein9b.remote.service import list_jobs
 from klein9b.remote.vault import Vault
 
 fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks a process")
@@ -121,9 +121,9 @@ STEPS = {
     "before it is set aside": (Path, "rename"),
     "between its parts": (Path, "rename", 1),
     "after it was set aside": (durable, "sync_folder", 1),
-    "before the new one is made": (rebuild, "Journal"),
-    "before the jobs are back": (RebuiltTable, "restore"),
-    "in the middle of the jobs": (RebuiltTable, "_take_in", 2),
+    "before the new one is made": (journal_restore, "Journal"),
+    "before the jobs are back": (JournalIntake, "restore"),
+    "in the middle of the jobs": (JournalIntake, "_take_in", 2),
 }
 
 
@@ -191,10 +191,20 @@ def test_many_processes_at_once_set_one_file_aside(tmp_path, before, damage):
     [
         (Path, "rename", OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (Path, "rename", OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
-        (rebuild, "Journal", sqlite3.OperationalError("unable to open database file"), "could not be read or written"),
-        (rebuild, "Journal", sqlite3.OperationalError("database is locked"), "Another program holds the job journal"),
-        (RebuiltTable, "restore", sqlite3.OperationalError("database or disk is full"), "The disk is full"),
-        (RebuiltTable, "restore", sqlite3.OperationalError("disk I/O error"), "could not be read or written"),
+        (
+            journal_restore,
+            "Journal",
+            sqlite3.OperationalError("unable to open database file"),
+            "could not be read or written",
+        ),
+        (
+            journal_restore,
+            "Journal",
+            sqlite3.OperationalError("database is locked"),
+            "Another program holds the job journal",
+        ),
+        (JournalIntake, "restore", sqlite3.OperationalError("database or disk is full"), "The disk is full"),
+        (JournalIntake, "restore", sqlite3.OperationalError("disk I/O error"), "could not be read or written"),
         (durable, "make_folder", PermissionError(errno.EACCES, "Permission denied"), "cannot be written"),
     ],
 )
@@ -216,7 +226,7 @@ def test_a_disk_that_does_not_let_us_is_three_sentences_and_loses_nothing(
 
 def test_a_lock_file_that_is_damaged_is_made_anew(tmp_path, before):
     text(tmp_path)
-    (tmp_path / rebuild.LOCK_FILE).write_text("what is this, and who has put it here? " * 50)
+    (tmp_path / journal_restore.LOCK_FILE).write_text("what is this, and who has put it here? " * 50)
     with pytest.raises(SegmindError):
         list_jobs(tmp_path)
     assert comparable(list_jobs(tmp_path)) == before
@@ -232,5 +242,5 @@ def test_looking_changes_no_file(tmp_path, before, damage):
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     known = hashes()
-    flaw(journal_of(tmp_path))
+    damaged_because(journal_of(tmp_path))
     assert hashes() == known

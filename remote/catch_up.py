@@ -5,38 +5,38 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from .following import Store
 from .job_files import JobFiles
 from .journal import Journal
-from .schema import Row
+from .rows import Row, State
+from .vault import Vault
 
-_ORDER = ("UNKNOWN", "ACCEPTED", "COMPLETED", "KEPT")
+_ORDER = (State.PLANNED, State.UNKNOWN, State.ACCEPTED, State.COMPLETED, State.KEPT)
 
 
-class Recall:
+class CatchUp:
     """The journal of one folder and the files beside it."""
 
-    def __init__(self, journal: Journal, files: JobFiles, store: Store) -> None:
-        self._journal, self._files, self._store = journal, files, store
+    def __init__(self, journal: Journal, files: JobFiles, vault: Vault) -> None:
+        self._journal, self._files, self._vault = journal, files, vault
 
     async def further(self, row: Row) -> bool:
-        """Whether the file of a row that has been sent knew more of it; then the row does now."""
+        """Whether the file of a row knew more of it, such as that it has been sent; then the row does now."""
         if row.state not in _ORDER:
             return False
         known = await self._known(row)
         if known is None or _ORDER.index(known.state) <= _ORDER.index(row.state):
             return False
-        return self._journal.recall(row.id, known)
+        return self._journal.catch_up(row.id, known)
 
     async def sent_before(self, row: Row) -> None:
         """A row that was about to be sent, and whose file says that it has been: UNKNOWN, or what the file knows."""
         known = await self._known(row)
-        self._journal.recall(row.id, known or replace(row, state="UNKNOWN", request_id=None))
+        self._journal.catch_up(row.id, known or replace(row, state=State.UNKNOWN, request_id=None))
 
     async def _known(self, row: Row) -> Row | None:
         """What the file knows; KEPT only where the picture is here."""
         known = await asyncio.to_thread(self._files.read, row.fingerprint, row.attempt)
-        if known is None or known.state != "KEPT":
+        if known is None or known.state != State.KEPT:
             return known
-        here = await asyncio.to_thread(self._store.get, known.sha256)
-        return known if here else replace(known, state="ACCEPTED", sha256="")
+        here = await asyncio.to_thread(self._vault.get, known.sha256)
+        return known if here else replace(known, state=State.ACCEPTED, sha256="")

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from . import durable, explain
 from .errors import NOTHING_SENT
-from .inspection import BESIDE, flaw, is_damage
 from .job_files import JobFiles
 from .journal import LEASE_S, Journal
+from .journal_check import BESIDE, damaged_because, is_damage, unwritable_because
+from .journal_file import connect
 from .redaction import RedactingFilter
-from .schema import Row, pictured
-from .table import connect
+from .rows import Row, State, pictured
 from .vault import Vault
 
 JOURNAL_FILE, VAULT_FOLDER, FILES_FOLDER, LOCK_FILE = "jobs.sqlite", "results", "jobs", "jobs.lock"
@@ -55,7 +55,7 @@ def open_journal(
     path = directory / JOURNAL_FILE
     with explain.on_disk(NOTHING_SENT):
         durable.make_folder(directory)
-        aside = set_aside(path, now()) if flaw(path) else ""
+        aside = set_aside(path, now(), damaged_because) or set_aside(path, now(), unwritable_because)
         journal = Journal(path, lease_s=lease_s, now=now)
         try:
             restored = _restored(journal, directory)
@@ -63,19 +63,28 @@ def open_journal(
             journal.close()
             raise
     if aside or restored is not None:
-        sentence = _sentence(aside, restored or 0)
+        sentence = explain.journal_lost(aside, restored or 0)
         log.warning("Segmind: %s", sentence)
         tell(sentence)
     return journal
 
 
-def set_aside(path: Path, now: float) -> str:
+def set_aside(path: Path, now: float, look: Callable[[Path], str]) -> str:
     """Moves a damaged file and what lies beside it out of the way; its new name and its flaw.
 
-    Empty when another process has done so meanwhile.
+    Empty when nothing is wrong, or another process has done so meanwhile.
+
+    Args:
+        look: says what is wrong with a file.
     """
+    try:
+        if not look(path):
+            return ""
+    except sqlite3.OperationalError:
+        if path.exists():
+            raise  # else another process is just setting it aside
     with _alone(path.with_name(LOCK_FILE)):
-        found = flaw(path)
+        found = look(path)
         if not found:
             return ""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
@@ -107,17 +116,9 @@ def _bare_pictures(vault: Vault, rows: list[Row]) -> list[Row]:
     told = {row.sha256 for row in rows}
     bare = [kept for kept in reversed(vault.listing()) if kept.sha256 not in told]
     return [
-        Row(0, pictured(kept.sha256), 1, "KEPT", sha256=kept.sha256, created_at=kept.path.stat().st_mtime)
+        Row(0, pictured(kept.sha256), 1, State.KEPT, sha256=kept.sha256, created_at=kept.path.stat().st_mtime)
         for kept in bare
     ]
-
-
-def _sentence(aside: str, restored: int) -> str:
-    what = f"the damaged job journal is kept as {aside}" if aside else "the job journal was lost, in whole or in part"
-    return (
-        f"{what[:1].upper()}{what[1:]}, and {restored} jobs came back from the files beside it; before anything new is"
-        " sent, the account's history is read for the rest."
-    )
 
 
 @contextlib.contextmanager
