@@ -8,8 +8,9 @@ from comfy_api.v0_0_2 import io
 
 from ..klein.kv_store import Storage
 from .host.cache_memory import KEY, memories
-from .host.cache_run import GIB, CachedReferences, Settings, step_aside
+from .host.cache_run import GIB, CachedReferences, Settings
 from .host.newer_host import MissingFromHost, needs_host
+from .host.step_aside import step_aside
 from .host.text import show_text
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatc
     wrappers = CachedReferences(settings)
     for kind, wrapper in (
         (kinds.OUTER_SAMPLE, wrappers.outer_sample),
-        (kinds.DIFFUSION_MODEL, wrappers.diffusion_model),
+        (kinds.APPLY_MODEL, wrappers.apply_model),
     ):
         cached.remove_wrappers_with_key(kind, KEY)
         cached.add_wrapper_with_key(kind, KEY, wrapper)

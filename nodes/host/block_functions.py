@@ -54,7 +54,9 @@ def linear_features(linear: nn.Module, x: Tensor, wanted: Sequence[Features]) ->
     outputs = []
     for one in wanted:
         part = slice(one.start, one.stop)
-        outputs.append(nn.functional.linear(x[:, one.first_token :], weight[part], None if bias is None else bias[part]))
+        outputs.append(
+            nn.functional.linear(x[:, one.first_token :], weight[part], None if bias is None else bias[part])
+        )
     comfy.ops.uncast_bias_weight(linear, weight, bias, stream)
     return outputs
 

@@ -140,21 +140,9 @@ def whole_model(model, dtype, *, ours):
 
 
 def our_blocks(model):
-    def double(block, args):
-        img_mods, txt_mods = args["vec"]
-        streams = Stream("txt", args["txt"], txt_mods), Stream("img", args["img"], img_mods)
-        double_block(block, streams, args["pe"], functions(args["transformer_options"]))
-        return {"txt": args["txt"], "img": args["img"]}
+    from klein9b.nodes.host.own_blocks import block_at, own_block, places
 
-    def single(block, args):
-        single_block(block, args["img"], args["vec"], args["pe"], functions(args["transformer_options"]))
-        return {"img": args["img"]}
-
-    def bound(run, block):
-        return lambda args, _: run(block, args)
-
-    doubles = {("double_block", i): bound(double, block) for i, block in enumerate(model.double_blocks)}
-    return doubles | {("single_block", i): bound(single, block) for i, block in enumerate(model.single_blocks)}
+    return {place: own_block(place, block_at(model, place)) for place in places(model)}
 
 
 class TestNorm:

@@ -7,7 +7,7 @@ import torch
 
 from host.edits import cached, edit, klein_model, normal, reference
 
-LOGGER = "klein9b.nodes.host.cache_run"
+LOGGER = "klein9b.nodes.host.step_aside"
 
 
 @pytest.fixture
@@ -52,11 +52,15 @@ def test_patches_that_expect_reference_tokens(model, caplog, name):
     steps_aside(patched, ours, shown, caplog, name)
 
 
-def test_replaced_blocks(model, caplog):
+def test_a_replacement_that_does_not_attend_to_the_references(model, caplog):
+    def without_patches(args, extra):
+        options = {k: v for k, v in args["transformer_options"].items() if k != "patches"}
+        return extra["original_block"](args | {"transformer_options": options})
+
     patched = model.clone()
-    patched.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "single_block", 1)
+    patched.set_model_patch_replace(without_patches, "dit", "single_block", 0)
     ours, shown = cached(patched)
-    steps_aside(patched, ours, shown, caplog, "replaces blocks")
+    steps_aside(patched, ours, shown, caplog, "another node replaces single block 0, which does not attend")
 
 
 def test_the_stock_cache_on_the_same_model(model, caplog):
@@ -133,7 +137,9 @@ def test_blocks_replaced_while_sampling(model, caplog):
         return SkipLayerGuidanceDiT.execute(m, 3.0, 0.0, 0.9, "0", "0", 0.0).args[0]
 
     ours, shown = cached(model)
-    steps_aside(skipping(model), skipping(ours), shown, caplog, "replaces blocks", cfg=2.0, sampler="euler_ancestral")
+    steps_aside(
+        skipping(model), skipping(ours), shown, caplog, "replaces double block 0", cfg=2.0, sampler="euler_ancestral"
+    )
 
 
 @pytest.mark.parametrize("first", ["reference cache", "easy cache"])
