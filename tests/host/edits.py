@@ -102,11 +102,16 @@ def cached(model, **settings):
     return with_cached_references(model, Settings(show=shown.append, **chosen)), shown
 
 
+def store_of(model):
+    """Where the cache keeps a model's references."""
+    from klein9b.nodes.host.cache_memory import memories
+
+    return memories.of(model).store
+
+
 def forget(model):
     """Drops all that the cache holds for a model, as a run with a budget of 0 does when it starts."""
-    from klein9b.nodes.reference_cache import KEY
-
-    model.get_attachment(KEY).store.begin_run(0, 0, 0)
+    store_of(model).begin_run(0, 0, 0)
 
 
 def relative(got, wanted) -> float:

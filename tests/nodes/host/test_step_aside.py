@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from host.edits import cached, edit, klein_model, normal, reference
+from host.edits import cached, edit, klein_model, normal, reference, store_of
 
 LOGGER = "klein9b.nodes.host.step_aside"
 
@@ -189,8 +189,6 @@ def test_without_references_nothing_changes(model, caplog):
 
 
 def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
-    from klein9b.nodes.reference_cache import KEY
-
     ours, shown = cached(model)
     calls = []
     block = model.model.diffusion_model.single_blocks[0].linear1
@@ -203,7 +201,7 @@ def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
     with pytest.raises(InterruptedError):
         edit(ours, refs())
     handle.remove()
-    assert calls == [1] and not ours.get_attachment(KEY).store.held()
+    assert calls == [1] and not store_of(ours).held()
     assert shown == [], "there were references, but they were not reached"
     edit(ours, refs())
     assert shown[-1].startswith("miss")
