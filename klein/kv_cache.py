@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.eager.append_kv import KeyValue
-from .kv_store import Entry, ReferenceStore, Storage
+from .kv_store import Entry, ReferenceStore, Storage, Tensors
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,51 @@ class ReferenceRows:
 
     def read(self, index: int) -> KeyValue:
         """Key and value of one block: (batch, heads, tokens, head_dim), or one row where all rows share it."""
-        distinct = {id(entry): entry for entry in self.entries}
-        pairs = {name: self.store.read(entry, index) for name, entry in distinct.items()}
-        if len(pairs) == 1:
-            return next(iter(pairs.values()))
-        keys, values = zip(*(pairs[id(entry)] for entry in self.entries))
-        return torch.cat(keys), torch.cat(values)
+        return _for_rows([self.store.read(entry, index) for entry in self._distinct], self._order)
+
+    def at_hand(self) -> RowsAtHand:
+        """The same for whoever cannot ask the store block by block. All of it is on the device as long as this is."""
+        first, *_ = self.entries
+        blocks = tuple(
+            tuple(self.store.fetch(entry, index) for entry in self._distinct) for index in range(len(first.layers))
+        )
+        return RowsAtHand(first.storage, first.dtype, blocks, self._order)
+
+    @property
+    def _distinct(self) -> list[Entry]:
+        return list({id(entry): entry for entry in self.entries}.values())
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        places = {id(entry): place for place, entry in enumerate(self._distinct)}
+        return tuple(places[id(entry)] for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class RowsAtHand:
+    """Plain tensors, so that compiled code can be given them.
+
+    Attributes:
+        blocks: of each block, every distinct entry's tensors as they are stored.
+        order: which entry each row of the batch has.
+    """
+
+    storage: Storage
+    dtype: torch.dtype
+    blocks: tuple[tuple[Tensors, ...], ...]
+    order: tuple[int, ...]
+
+    def read(self, index: int) -> KeyValue:
+        """As `ReferenceRows.read`."""
+        return _for_rows([self.storage.unpack(tensors, self.dtype) for tensors in self.blocks[index]], self.order)
+
+
+def _for_rows(pairs: Sequence[KeyValue], order: Sequence[int]) -> KeyValue:
+    """One pair for all rows, or the rows' pairs joined."""
+    if len(pairs) == 1:
+        return pairs[0]
+    keys, values = zip(*(pairs[place] for place in order))
+    return torch.cat(keys), torch.cat(values)
 
 
 def _now(device: torch.device) -> float:

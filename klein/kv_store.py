@@ -139,6 +139,10 @@ class ReferenceStore:
 
     def read(self, entry: Entry, index: int) -> KeyValue:
         """One block's key and value on the device; the next block's copy from RAM begins."""
+        return entry.storage.unpack(self.fetch(entry, index), entry.dtype)
+
+    def fetch(self, entry: Entry, index: int) -> Tensors:
+        """As `read`, but as they are stored."""
         layer = entry.layers[index]
         if not layer.on_device and self._make_room(layer.nbytes):
             self._to_device(layer)
@@ -146,7 +150,7 @@ class ReferenceStore:
         following = entry.layers[(index + 1) % len(entry.layers)]
         if not following.on_device:
             self._stream.start((id(entry), (index + 1) % len(entry.layers)), following.tensors)
-        return entry.storage.unpack(tensors, entry.dtype)
+        return tensors
 
     @property
     def held_bytes(self) -> int:

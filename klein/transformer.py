@@ -34,11 +34,11 @@ class Modulation(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """The output features `start` to `stop` of a linear layer, wanted for one input."""
+    """What is wanted of a linear layer: its output features `start` to `stop`, for the tokens from `first_token` on."""
 
-    input: Tensor
     start: int
     stop: int | None = None
+    first_token: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class BlockFunctions:
         attention: query, key, value (batch, heads, tokens, head_dim) and the block -> (batch, tokens, hidden).
         rope: as `kernels.eager.rope`.
         norm: an RMS norm's module -> its weight as that module would use it on a tensor.
-        linear_features: some output features of a linear layer, for several inputs.
+        linear_features: a linear layer, its input (batch, tokens, features) -> the wanted parts of its output.
     """
 
     attention: Callable[[Tensor, Tensor, Tensor, Any], Tensor]
     rope: Callable[[Tensor, Tensor], Tensor]
     norm: Callable[[nn.Module, Tensor], RmsNorm]
-    linear_features: Callable[[nn.Module, Sequence[Features]], list[Tensor]]
+    linear_features: Callable[[nn.Module, Tensor, Sequence[Features]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def single_block_keys_values(
 ) -> KeyValue:
     """What `single_block` returns, without the rest of its work; x stays as it was."""
     modulated, hidden = layer_norm_modulate(x, modulation.scale, modulation.shift), block.hidden_size
-    (packed,) = functions.linear_features(block.linear1, (Features(modulated, hidden, 3 * hidden),))
+    (packed,) = functions.linear_features(block.linear1, modulated, (Features(hidden, 3 * hidden),))
     k, v = _heads(packed, (block.norm.key_norm, None), pe, block.num_heads, functions)
     return k, v
 
@@ -173,9 +173,12 @@ def _single_heads(
         packed = block.linear1(modulated)
         q, k, v = _heads(packed[..., : 3 * hidden], (query_norm, key_norm, None), pe, block.num_heads, functions)
         return q, k, v, packed[..., 3 * hidden :]
-    later = modulated[:, first_query:]
-    wanted = Features(modulated, hidden, 3 * hidden), Features(later, 0, hidden), Features(later, 3 * hidden)
-    kv, queries, mlp = functions.linear_features(block.linear1, wanted)
+    wanted = (
+        Features(hidden, 3 * hidden),
+        Features(0, hidden, first_token=first_query),
+        Features(3 * hidden, first_token=first_query),
+    )
+    kv, queries, mlp = functions.linear_features(block.linear1, modulated, wanted)
     k, v = _heads(kv, (key_norm, None), pe, block.num_heads, functions)
     (q,) = _heads(queries, (query_norm,), pe[:, :, first_query:], block.num_heads, functions)
     return q, k, v, mlp

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..klein.file_set import KleinFiles, check_set
-from ..klein.variant import VARIANTS, Variant, decide_variant
+from ..klein.file_set import check_set
+from ..klein.variant import VARIANTS, decide_variant
+from .host.loaded_klein import LoadedKlein
 from .host.newer_host import needs_host
 from .host.text import show_text
 
@@ -17,26 +17,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
 
-ATTACHMENT = "klein9b"
 AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class LoadedKlein:
-    """What the loader decided, kept on the MODEL for later nodes."""
-
-    files: KleinFiles
-    variant: Variant
-
-    @property
-    def summary(self) -> str:
-        """For the person in front of the node."""
-        model = self.files.diffusion_model
-        return (
-            f"Klein 9B {self.variant.name} ({self.variant.source})\n"
-            f"{model.double_blocks} + {model.single_blocks} blocks, width {model.hidden}, {model.weights}\n"
-            f"text encoder {self.files.text_encoder.weights}, {self.files.vae.name}"
-        )
 
 
 class Klein9BLoader(io.ComfyNode):
@@ -98,7 +79,7 @@ class Klein9BLoader(io.ComfyNode):
         files = check_set(model_path, encoder_path, vae_path)
         loaded = LoadedKlein(files, decide_variant(files.diffusion_model.variant, variant))
         model = _load_model(model_path)
-        model.set_attachments(ATTACHMENT, loaded)
+        loaded.keep_on(model)
         show_text(cls, loaded.summary)
         return io.NodeOutput(model, _load_clip(encoder_path), _load_vae(vae_path))
 

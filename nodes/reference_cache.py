@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.v0_0_2 import io
 
 from ..klein.kv_store import Storage
-from .host.cache_memory import KEY, memories
-from .host.cache_run import GIB, CachedReferences, Settings, step_aside
+from .host.cache_memory import KEY
+from .host.cache_run import GIB, CachedReferences, Settings
+from .host.loaded_klein import loaded_klein
 from .host.newer_host import MissingFromHost, needs_host
+from .host.step_aside import step_aside
 from .host.text import show_text
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-LOADED = "klein9b"
 BETWEEN_RUNS = "between runs"
 THIS_RUN = "this run"
 TRAINED = "kv"
@@ -103,17 +104,16 @@ def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatc
     wrappers = CachedReferences(settings)
     for kind, wrapper in (
         (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, wrappers.outer_sample),
-        (comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, wrappers.diffusion_model),
+        (comfy.patcher_extension.WrappersMP.APPLY_MODEL, wrappers.apply_model),
     ):
         cached.remove_wrappers_with_key(kind, KEY)
         cached.add_wrapper_with_key(kind, KEY, wrapper)
-    cached.set_attachments(KEY, memories.beside(cached))
     return cached
 
 
 def untrained_because(model: ModelPatcher) -> str:
     """Why these weights may not be klein-9b-kv, empty when they are."""
-    loaded: Any = model.get_attachment(LOADED)
+    loaded = loaded_klein(model)
     if loaded is None:
         return (
             "this model does not say whether it is klein-9b-kv. Load it with Klein 9B Loader, or switch untrained "

@@ -43,17 +43,20 @@ def norm(module: Any, like: Tensor) -> RmsNorm:
     return RmsNorm(kept, module.eps)
 
 
-def linear_features(linear: nn.Module, wanted: Sequence[Features]) -> list[Tensor]:
-    """Computes only the wanted features where the layer is a plain one, else all of them."""
+def linear_features(linear: nn.Module, x: Tensor, wanted: Sequence[Features]) -> list[Tensor]:
+    """Computes only the wanted features where the layer is a plain one; any other is called once, as a whole."""
     if not is_plain(linear):
-        return [linear(one.input)[..., one.start : one.stop] for one in wanted]
+        whole = linear(x)
+        return [whole[:, one.first_token :, one.start : one.stop] for one in wanted]
     import comfy.ops
 
-    weight, bias, stream = comfy.ops.cast_bias_weight(linear, wanted[0].input, offloadable=True)
+    weight, bias, stream = comfy.ops.cast_bias_weight(linear, x, offloadable=True)
     outputs = []
     for one in wanted:
         part = slice(one.start, one.stop)
-        outputs.append(nn.functional.linear(one.input, weight[part], None if bias is None else bias[part]))
+        outputs.append(
+            nn.functional.linear(x[:, one.first_token :], weight[part], None if bias is None else bias[part])
+        )
     comfy.ops.uncast_bias_weight(linear, weight, bias, stream)
     return outputs
 

@@ -7,27 +7,28 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from ...kernels.eager.append_kv import KeyValue, append_kv
+from ...kernels.eager.append_kv import KeyValue
 from ...klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
 from ...klein.kv_pass import reference_keys_values
 from ...klein.kv_store import Storage, bytes_per_token
-from ...klein.transformer import single_block
-from .block_functions import host_functions, is_plain, plain
+from .block_functions import host_functions
+from .cache_blocks import References, own_places, with_references
 from .cache_memory import ReferenceMemory, memories
+from .evaluation import Evaluation
 from .model_state import ModelState, identity, model_state
 from .newer_host import MissingFromHost, needs_host
-from .step_aside import refuse_evaluation, refuse_run
+from .own_blocks import places
+from .step_aside import evaluation_unfit_because, run_unfit_because, step_aside
 
 if TYPE_CHECKING:
     from comfy.patcher_extension import WrapperExecutor
 
 log = logging.getLogger(__name__)
 
-RUN = "klein9b_reference_run"
 GIB = 2**30
+Evaluate = Callable[[dict[str, Any], dict[str, Any]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class CachedReferences:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._runs: list[SamplingRun] = []
 
     def outer_sample(self, executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
@@ -64,54 +66,36 @@ class CachedReferences:
             self.settings.show(f"stock path: {step_aside(error)}")
             return executor(*args, **kwargs)
         conds = {kind: [cond.copy() for cond in each] for kind, each in guider.conds.items()}
-        guider.model_options["transformer_options"][RUN] = run
+        self._runs.append(run)
         try:
             return executor(*args, **kwargs)
         except SteppedAside:
             guider.conds = conds
             return executor(*args, **kwargs)
         finally:
-            del guider.model_options["transformer_options"][RUN]
+            self._runs.remove(run)
             run.finish()
 
-    def diffusion_model(
+    def apply_model(
         self,
         executor: WrapperExecutor,
         x: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        y: Tensor | None = None,
-        guidance: Tensor | None = None,
-        ref_latents: list[Tensor] | None = None,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
         control: Any = None,
         transformer_options: dict[str, Any] = {},  # noqa: B006 the host's own signature
-        **kwargs: Any,
+        **conds: Any,
     ) -> Tensor:
-        def stock() -> Tensor:
-            return executor(x, timestep, context, y, guidance, ref_latents, control, transformer_options, **kwargs)
+        def evaluate(options: dict[str, Any], conds: dict[str, Any]) -> Tensor:
+            return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
-        run: SamplingRun | None = transformer_options.get(RUN)
-        if not ref_latents or run is None:
-            return stock()
-        model = executor.class_obj
-
-        def cached() -> Tensor | None:
-            run.refuse(run.unfit or refuse_evaluation(model, x, ref_latents, transformer_options, kwargs))
-            if run.refused:
-                return None
-            rows = run.rows(model, ref_latents, x.dtype, transformer_options)
-            appended = Appended(model, rows, transformer_options)
-            out = executor(x, timestep, context, y, guidance, None, control, appended.options, **kwargs)
-            run.honoured |= not appended.missing
-            # Blocks that asked once and are silent now were skipped: EasyCache and its like answer from earlier steps.
-            run.refuse(None if run.honoured else appended.missing)
-            return out
-
-        out = run.attempt(cached)
-        if run.refused or out is None:
-            return stock()
-        run.answered = True
-        return out
+        if conds.get("ref_latents") and self._runs:
+            evaluation = Evaluation(executor.class_obj, x, transformer_options, conds)
+            out = self._runs[-1].answer(evaluation, evaluate)
+            if out is not None:
+                return out
+        return evaluate(transformer_options, conds)
 
 
 class SamplingRun:
@@ -133,10 +117,11 @@ class SamplingRun:
         self.memory: ReferenceMemory = memories.beside(patcher)
         self.weights: ModelState = model_state(patcher)
         self.references = ReferenceRun(self.memory.store, settings.storage)
-        self.unfit = refuse_run(patcher, guider.conds, guider.model_options)
+        self.unfit = run_unfit_because(patcher, guider.conds, guider.model_options)
         self.refused: str | None = None
         self.answered = False
         self.honoured = False
+        self._untrimmed = False
         self.tokens = 0 if self.unfit else reference_tokens(guider.conds)
         dtype = patcher.model.get_dtype_inference()
         size = bytes_per_token(patcher.model.diffusion_model, settings.storage, dtype) if self.tokens else 0
@@ -154,17 +139,39 @@ class SamplingRun:
         if self.answered:
             raise SteppedAside
 
-    def rows(self, model: Any, latents: list[Tensor], dtype: torch.dtype, options: dict[str, Any]) -> ReferenceRows:
-        """One entry for each row of the batch, found or computed."""
-        return find_or_compute(self.references, model, [r.to(dtype) for r in latents], self.weights, options)
-
-    def attempt(self, evaluate: Callable[[], Tensor | None]) -> Tensor | None:
-        """One evaluation; None leaves it to the stock path."""
+    def answer(self, evaluation: Evaluation, evaluate: Evaluate) -> Tensor | None:
+        """An evaluation with references; None leaves it to the stock path."""
+        if self.refused:
+            return None
         try:
-            return self._within_memory(evaluate)
+            out = self._within_memory(lambda: self._cached(evaluation, evaluate))
         except MissingFromHost as error:
             self.refuse(str(error))
             return None
+        if self.refused:
+            return None
+        self.answered = True
+        return out
+
+    def _cached(self, evaluation: Evaluation, evaluate: Evaluate) -> Tensor | None:
+        self.refuse(self.unfit or evaluation_unfit_because(evaluation))
+        if self.refused:
+            return None
+        references = self._references_of(evaluation)
+        out = evaluate(*with_references(evaluation, references))
+        self.honoured |= not references.missing
+        # Blocks that asked once and are silent now were skipped: EasyCache and its like answer from earlier steps.
+        self.refuse(references.unheard or (None if self.honoured else references.missing))
+        return out
+
+    def _references_of(self, evaluation: Evaluation) -> References:
+        model, compiled = evaluation.diffusion_model, evaluation.compiled
+        rows = find_or_compute(self.references, model, evaluation.reference_latents, self.weights, evaluation.options)
+        own = own_places(model, evaluation.options, all_of_them=compiled)
+        if not self._untrimmed and places(model)[-1] not in own:
+            self._untrimmed = True
+            log.info("Klein 9B Reference Cache: another node changes the last block, so it computes the text too.")
+        return References(model, rows.at_hand() if compiled else rows, own)
 
     @needs_host()
     def _within_memory(self, evaluate: Callable[[], Tensor | None]) -> Tensor | None:
@@ -199,13 +206,6 @@ class SamplingRun:
         self.settings.show(text)
 
 
-def step_aside(reason: object) -> str:
-    """Says so in the log, once a run; returns the reason as a clause."""
-    clause = str(reason).removesuffix(".")
-    log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", clause)
-    return clause
-
-
 def find_or_compute(
     run: ReferenceRun, model: Any, latents: list[Tensor], weights: Hashable, options: dict[str, Any]
 ) -> ReferenceRows:
@@ -222,58 +222,6 @@ def find_or_compute(
         return reference_keys_values(model, tokens, ids, host)
 
     return run.entries(latents, (weights, identity(override), positions), position, compute)
-
-
-class Appended:
-    """Transformer options that put the references behind the keys and values of every block.
-
-    The host's block calls an attention patch with normed queries and keys before it rotates them; the patch rotates
-    them itself, appends, and leaves no position table for the host to rotate by again.
-    """
-
-    def __init__(self, model: Any, rows: ReferenceRows, options: dict[str, Any]) -> None:
-        self.rows = rows
-        self.rope = host_functions(options).rope
-        self.doubles = len(model.double_blocks)
-        self.blocks = self.doubles + len(model.single_blocks)
-        self.done = 0
-        self.options = options | {"patches": options.get("patches", {}) | {"attn1_patch": [self.attention_patch]}}
-        self._trim_last(model.single_blocks[-1])
-
-    def attention_patch(
-        self, q: Tensor, k: Tensor, v: Tensor, *, pe: Tensor, attn_mask: Tensor | None, extra_options: dict[str, Any]
-    ) -> dict[str, Tensor | None]:
-        single = extra_options["block_type"] == "single"
-        reference = self._reference(extra_options["block_index"] + self.doubles * single)
-        k, v = append_kv(self.rope(plain(k), pe), plain(v), reference)
-        return {"q": self.rope(plain(q), pe), "k": k, "v": v, "pe": None, "attn_mask": attn_mask}
-
-    @property
-    def missing(self) -> str | None:
-        """Why not every block saw the references."""
-        if self.done == self.blocks:
-            return None
-        return f"{self.blocks - self.done} of {self.blocks} blocks did not ask for the references' keys and values"
-
-    def _reference(self, index: int) -> KeyValue:
-        self.done += 1
-        return self.rows.read(index)
-
-    def _trim_last(self, block: Any) -> None:
-        """The last block need not compute text tokens, unless something else already takes its place."""
-        if "forward" in vars(block) or not is_plain(block.linear1):
-            return
-
-        def last_block(args: dict[str, Any], _: dict[str, Any]) -> dict[str, Tensor]:
-            x, options = args["img"], args["transformer_options"]
-            text_tokens = options["img_slice"][0]
-            host = host_functions(options)
-            reference = self._reference(self.blocks - 1)
-            single_block(block, x, args["vec"], args["pe"], host, reference=reference, first_query=text_tokens)
-            return {"img": x}
-
-        place = ("single_block", self.blocks - self.doubles - 1)
-        self.options["patches_replace"] = self.options.get("patches_replace", {}) | {"dit": {place: last_block}}
 
 
 def reference_tokens(conds: dict[str, list[dict[str, Any]]]) -> int:

@@ -1,7 +1,8 @@
-"""What a MODEL computes at this moment, as a value that is equal only while it computes the same."""
+"""What a MODEL makes of its references at this moment, as a value that is equal only while that stays the same."""
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 _PLAIN = (str, int, float, bool, torch.dtype, type(None))
+# The reference pass calls the blocks' parts one by one, and neither these nor what calls them.
+_FORWARDS = re.compile(r"diffusion_model\.((double|single)_blocks\.\d+\.)?(forward|_forward|forward_orig)")
+
+
+class ByValue:
+    """For what nodes of ours put on a model, anew in every execution: equal descriptions compute the same."""
+
+    @property
+    def description(self) -> Hashable:
+        """All that its result depends on but for its input."""
+        raise NotImplementedError
 
 
 class Same:
@@ -37,12 +49,12 @@ class Same:
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model's weights and all that is patched into them.
+    """A model's weights and all that is patched into them, as far as the reference pass reads it.
 
     Attributes:
         model: the loaded model; another file is another object.
         patches: the host's name for one stack of LoRAs with their strengths and order.
-        objects: parts of the diffusion model that were replaced.
+        objects: parts of the diffusion model that were replaced, the forwards of its blocks left out.
         injections: LoRAs that run beside the weights instead of in them.
     """
 
@@ -54,19 +66,25 @@ class ModelState:
 
 def model_state(patcher: ModelPatcher) -> ModelState:
     """The state the patcher gives its model while it samples."""
-    objects = ((name, identity(part)) for name, part in patcher.object_patches.items())
+    objects = [(name, identity(part)) for name, part in patcher.object_patches.items() if _is_read(name)]
     injections = ((key, tuple(map(Same, added))) for key, added in patcher.injections.items())
     return ModelState(
         model=Same(patcher.model),
         patches=patcher.patches_uuid,
-        objects=tuple(sorted((pair for pair in objects if pair[0].startswith("diffusion_model")), key=_name)),
+        objects=tuple(sorted(objects, key=_name)),
         injections=tuple(sorted(injections, key=_name)),
     )
 
 
 def identity(thing: object) -> Hashable:
-    """A plain value itself, anything else as `Same`."""
+    """A plain value itself, one of ours by its description, anything else as `Same`."""
+    if isinstance(thing, ByValue):
+        return type(thing), thing.description
     return (type(thing), thing) if isinstance(thing, _PLAIN) else Same(thing)
+
+
+def _is_read(name: str) -> bool:
+    return name.startswith("diffusion_model") and not _FORWARDS.fullmatch(name)
 
 
 def _name(pair: tuple[str, Any]) -> str:

@@ -1,22 +1,37 @@
-"""When the exact reference cache must step aside for the stock path, and why."""
+"""When the exact reference cache must step aside for the stock path, and why: a clause, or None where it need not."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .block_functions import is_hung_onto
+from .cache_blocks import own_places
+from .evaluation import Evaluation
+from .own_blocks import places
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+
+log = logging.getLogger(__name__)
 
 METHOD = "index"
 _PATCHES_THAT_SEE_REFERENCES = ("post_input", "attn1_patch", "attn1_output_patch")
 
 
-def refuse_run(patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], options: dict[str, Any]) -> str | None:
-    """Why a whole run cannot use the cache, as a clause; None if it can."""
+def step_aside(reason: object) -> str:
+    """Says so in the log, once a run; returns the reason as a clause."""
+    clause = str(reason).removesuffix(".")
+    log.warning("Klein 9B Reference Cache steps aside, the stock path runs: %s.", clause)
+    return clause
+
+
+def run_unfit_because(
+    patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], options: dict[str, Any]
+) -> str | None:
+    """Why a whole run cannot use the cache."""
     import comfy.model_management
 
     if patcher.hook_patches or patcher.forced_hooks or len(options.get("registered_hooks") or ()):
@@ -27,10 +42,10 @@ def refuse_run(patcher: ModelPatcher, conds: dict[str, list[dict[str, Any]]], op
         return "the model runs on several GPUs"
     if comfy.model_management.in_training:
         return "the model is being trained"
-    return refuse_model(patcher.get_model_object("diffusion_model"))
+    return model_unfit_because(patcher.get_model_object("diffusion_model"))
 
 
-def refuse_model(model: Any) -> str | None:
+def model_unfit_because(model: Any) -> str | None:
     """Why these modules are not Klein as we know it."""
     import comfy.ldm.flux.layers
     import comfy.ldm.flux.model
@@ -52,22 +67,22 @@ def refuse_model(model: Any) -> str | None:
     return None
 
 
-def refuse_evaluation(
-    model: Any, x: Tensor, references: list[Tensor], options: dict[str, Any], extra: dict[str, Any]
-) -> str | None:
+def evaluation_unfit_because(evaluation: Evaluation) -> str | None:
     """Why one evaluation of the model cannot use the cache."""
-    method = extra.get("ref_latents_method", model.params.default_ref_method)
+    model, options, conds = evaluation.diffusion_model, evaluation.options, evaluation.conds
+    x, references = evaluation.x, evaluation.reference_latents
+    method = conds.get("ref_latents_method", model.params.default_ref_method)
     if method != METHOD:
         return f"the reference method is {method}, not {METHOD}"
-    if extra.get("attention_mask") is not None:
+    if conds.get("attention_mask") is not None:
         return "the conditioning carries an attention mask"
     for name in _PATCHES_THAT_SEE_REFERENCES:
         if options.get("patches", {}).get(name):
             return f"another node patches {name}, which would no longer see the references"
-    if options.get("patches_replace", {}).get("dit"):
-        return "another node replaces blocks, which would no longer see the references"
     if x.requires_grad or any(r.requires_grad for r in references):
         return "gradients are wanted"
     if any(r.ndim != 4 or r.shape[0] != x.shape[0] for r in references):
         return "the references are not one latent image for each row of the batch"
+    if evaluation.compiled and len(own_places(model, options, all_of_them=True)) < len(places(model)):
+        return "the model is compiled, and another node changes some of its blocks"
     return None

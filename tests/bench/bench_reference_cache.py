@@ -151,7 +151,7 @@ def _our_flops(model: Any, given: Inputs) -> tuple[int, int]:
     from klein9b.klein.kv_pass import reference_keys_values
     from klein9b.klein.kv_store import ReferenceStore, Storage
     from klein9b.nodes.host.block_functions import host_functions
-    from klein9b.nodes.host.cache_run import Appended
+    from klein9b.nodes.host.cache_blocks import References, own_places
 
     plain = {"optimized_attention_override": _meta_attention}
     store = ReferenceStore(torch.device("meta"))
@@ -164,8 +164,9 @@ def _our_flops(model: Any, given: Inputs) -> tuple[int, int]:
 
     def steps() -> None:
         for _ in range(STEPS):
-            options = Appended(model, ReferenceRows(store, [store.find("bench")]), plain).options
-            given._replace(references=None).ask(model, options)
+            rows = ReferenceRows(store, [store.find("bench")])
+            references = References(model, rows, own_places(model, plain, all_of_them=False))
+            given._replace(references=None).ask(model, references.options(model, plain))
 
     first, warm = _counted(reference_pass), _counted(steps)
     return first + warm, warm

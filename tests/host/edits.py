@@ -7,22 +7,31 @@ import functools
 import torch
 
 import standins
+from standins.quantised import quantised
 from standins.transformer import CONTEXT
 
 KV_SEED = 11
 
 
 @functools.cache
-def _weights(seed: int, hidden: int):
-    return standins.transformer(seed=seed, hidden=hidden)
+def _weights(seed: int, hidden: int, blocks: int):
+    return standins.transformer(seed=seed, hidden=hidden, double_blocks=blocks, single_blocks=blocks)
 
 
-def klein_model(seed: int = KV_SEED, *, hidden: int = 256):
-    """A MODEL of its own, float32."""
+def klein_model(seed: int = KV_SEED, *, hidden: int = 256, blocks: int = 2, quantised_as: str | None = None):
+    """A MODEL of its own, float32, or its blocks in one of the host's quantised formats.
+
+    Args:
+        blocks: so many double and so many single ones.
+    """
     import comfy.sd
 
-    weights = dict(_weights(seed, hidden))
-    return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
+    weights = dict(_weights(seed, hidden, blocks))
+    if quantised_as is None:
+        return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
+    with torch.inference_mode():  # as the host loads in a graph; it cannot move such weights in here otherwise
+        weights = quantised(weights, quantised_as)
+        return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
 
 
 def normal(*shape: int, seed: int):
@@ -93,11 +102,16 @@ def cached(model, **settings):
     return with_cached_references(model, Settings(show=shown.append, **chosen)), shown
 
 
+def store_of(model):
+    """Where the cache keeps a model's references."""
+    from klein9b.nodes.host.cache_memory import memories
+
+    return memories.of(model).store
+
+
 def forget(model):
     """Drops all that the cache holds for a model, as a run with a budget of 0 does when it starts."""
-    from klein9b.nodes.reference_cache import KEY
-
-    model.get_attachment(KEY).store.begin_run(0, 0, 0)
+    store_of(model).begin_run(0, 0, 0)
 
 
 def relative(got, wanted) -> float:

@@ -79,6 +79,7 @@ STEPS_ASIDE = {
     "comfy.ops.cast_bias_weight",
     "comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights",
     "comfy.ops.uncast_bias_weight",
+    "comfy.patcher_extension.WrappersMP.APPLY_MODEL",
     "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL",
     "comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",
     "comfy.quant_ops.QuantizedTensor",

@@ -1,5 +1,6 @@
 """Which entry belongs to the references at hand."""
 
+import pytest
 import torch
 
 from klein9b.klein.kv_cache import PositionedReference, ReferenceKey, ReferenceRun
@@ -82,6 +83,19 @@ def test_rows_of_a_batch_are_computed_alone_and_shared_where_equal():
     assert c.computed == [(1, 6, 4)] * 2
     key, value = different.read(0)
     assert key.shape[0] == 3 and torch.equal(key[0], key[2]) and not torch.equal(value[0], value[1])
+
+
+@pytest.mark.parametrize("storage", Storage)
+@pytest.mark.parametrize("batch", [(1,), (1, 1), (1, 2, 1)], ids=["one row", "rows alike", "rows that differ"])
+def test_rows_at_hand_are_the_rows_of_the_store_and_stay_when_it_moves_them(storage, batch):
+    c = Counting(storage)
+    rows = c.rows(torch.cat([latent(seed) for seed in batch]))
+    at_hand = rows.at_hand()
+    wanted = rows.read(0)
+    c.store.offload(2**30)
+    c.store.begin_run(0, 0, 0)
+    assert not c.store.held()
+    assert all(map(torch.equal, at_hand.read(0), wanted))
 
 
 def test_only_added_references_extend_a_set():

@@ -73,10 +73,10 @@ def test_it_loads_a_set_that_fits(models):
     ],
 )
 def test_the_model_remembers_its_variant(models, file, chosen, name, source):
-    from klein9b.nodes.loader import ATTACHMENT
+    from klein9b.nodes.host.loaded_klein import loaded_klein
 
     model, *_ = load(model=file, variant=chosen)
-    kept = model.clone().get_attachment(ATTACHMENT)
+    kept = loaded_klein(model.clone())
     assert kept.variant.name == name and kept.variant.source.startswith(source)
     assert f"Klein 9B {name}" in kept.summary and "2 + 2 blocks, width 256" in kept.summary
 

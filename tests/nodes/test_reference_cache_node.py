@@ -1,7 +1,5 @@
 """Klein 9B Reference Cache as a person uses it: which models it takes, what it says, what its switches do."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -28,9 +26,16 @@ def klein(variant):
     model = klein_model()
     if variant is not None:
         from klein9b.klein.variant import Variant
+        from klein9b.nodes.host.loaded_klein import LoadedKlein
 
-        model.set_attachments("klein9b", SimpleNamespace(variant=Variant(variant, "its file name says so")))
+        LoadedKlein(files=None, variant=Variant(variant, "its file name says so")).keep_on(model)
     return model
+
+
+def test_what_another_pack_left_under_our_name_is_not_believed(node):
+    model = klein(None)
+    model.set_attachments("klein9b", "kv")
+    assert node(model) is model and "Klein 9B Loader" in node.shown[0]
 
 
 def refs(*seeds):

@@ -178,7 +178,7 @@ def looking_slowly(look):
 
 def open_and_look(folder, gate, answers):
     random.seed(os.getpid())
-    rebuild.flaw = looking_slowly(rebuild.flaw)
+    journal_restore.damaged_because = looking_slowly(journal_restore.damaged_because)
     gate.wait()
     told = []
     with contextlib.closing(open_journal(folder, tell=told.append)) as journal:

@@ -114,8 +114,8 @@ def attention(q, k, v, block):
     return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-def linear_features(layer, wanted):
-    return [linear(one.input, layer.weight[one.start : one.stop]) for one in wanted]
+def linear_features(layer, x, wanted):
+    return [linear(x[:, one.first_token :], layer.weight[one.start : one.stop]) for one in wanted]
 
 
 FUNCTIONS = BlockFunctions(attention, rope, lambda norm, like: RmsNorm(norm.weight, norm.eps), linear_features)

@@ -140,21 +140,9 @@ def whole_model(model, dtype, *, ours):
 
 
 def our_blocks(model):
-    def double(block, args):
-        img_mods, txt_mods = args["vec"]
-        streams = Stream("txt", args["txt"], txt_mods), Stream("img", args["img"], img_mods)
-        double_block(block, streams, args["pe"], functions(args["transformer_options"]))
-        return {"txt": args["txt"], "img": args["img"]}
+    from klein9b.nodes.host.own_blocks import block_at, own_block, places
 
-    def single(block, args):
-        single_block(block, args["img"], args["vec"], args["pe"], functions(args["transformer_options"]))
-        return {"img": args["img"]}
-
-    def bound(run, block):
-        return lambda args, _: run(block, args)
-
-    doubles = {("double_block", i): bound(double, block) for i, block in enumerate(model.double_blocks)}
-    return doubles | {("single_block", i): bound(single, block) for i, block in enumerate(model.single_blocks)}
+    return {place: own_block(place, block_at(model, place)) for place in places(model)}
 
 
 class TestNorm:
@@ -204,9 +192,10 @@ class TestLinearFeatures:
     def asked(self, linear):
         from klein9b.nodes.host.block_functions import linear_features
 
-        wide, narrow = (drawn(1, tokens, HIDDEN, seed=tokens, dtype=torch.float32) for tokens in (9, 4))
-        got = linear_features(linear, (Features(wide, 256, 768), Features(narrow, 0, 256), Features(narrow, 768)))
-        return got, (linear(wide)[..., 256:768], linear(narrow)[..., :256], linear(narrow)[..., 768:])
+        x = drawn(1, 9, HIDDEN, seed=9, dtype=torch.float32)
+        wanted = Features(256, 768), Features(0, 256, first_token=5), Features(768, first_token=5)
+        got, whole = linear_features(linear, x, wanted), linear(x)
+        return got, (whole[..., 256:768], whole[:, 5:, :256], whole[:, 5:, 768:])
 
     @kinds
     def test_of_a_plain_layer(self, kind):
@@ -214,7 +203,9 @@ class TestLinearFeatures:
             assert torch.allclose(got, wanted, atol=1e-5)
 
     def test_of_a_layer_with_something_hung_onto_it(self):
-        linear = flux(torch.float32).single_blocks[0].linear1
-        linear.register_forward_hook(lambda _, __, out: out * 2)
+        """It is called once, with all tokens: what hangs there may do anything with them."""
+        linear, inputs = flux(torch.float32).single_blocks[0].linear1, []
+        linear.register_forward_hook(lambda _, args, out: inputs.append(args[0].shape[1]) or out * 2)
         for got, wanted in zip(*self.asked(linear), strict=True):
             assert torch.equal(got, wanted)
+        assert inputs == [9, 9]

@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from host.edits import cached, edit, klein_model, reference
+from host.edits import cached, edit, klein_model, reference, store_of
 from klein9b.klein.kv_store import Storage, bytes_per_token
 
 CARD = torch.device("cpu", 0)
@@ -124,14 +124,12 @@ def test_the_runs_estimate_names_every_distinct_reference_once(comfy_host):
 
 
 def test_the_estimate_is_what_a_run_then_holds(comfy_host):
-    from klein9b.nodes.reference_cache import KEY
-
     for storage in Storage:
         model = klein_model()
         ours, _ = cached(model, storage=storage)
         edit(ours, [reference(1, 6, 5)], steps=1)
         size = bytes_per_token(model.model.diffusion_model, storage, torch.float32)
-        assert ours.get_attachment(KEY).store.held_bytes == 30 * size
+        assert store_of(ours).held_bytes == 30 * size
 
 
 def test_a_run_loads_it_beside_its_model(comfy_host, monkeypatch):
@@ -151,12 +149,10 @@ def test_a_run_loads_it_beside_its_model(comfy_host, monkeypatch):
 
 
 def test_taken_back_between_two_steps_the_picture_is_the_same(comfy_host):
-    from klein9b.nodes.reference_cache import KEY
-
     model = klein_model()
     wanted = edit(cached(model)[0], [reference(1)], steps=3)
     ours, shown = cached(klein_model())
-    store = ours.get_attachment(KEY).store
+    store = store_of(ours)
 
     def thief(apply_model, args):
         store.offload(2**30)
@@ -168,13 +164,11 @@ def test_taken_back_between_two_steps_the_picture_is_the_same(comfy_host):
 
 
 def test_one_memory_a_model_gone_with_it(comfy_host):
-    from klein9b.nodes.reference_cache import KEY
-
     model = klein_model()
     ours, _ = cached(model)
-    assert ours.clone().get_attachment(KEY) is cached(model)[0].get_attachment(KEY)
+    assert store_of(ours.clone()) is store_of(cached(model)[0])
     edit(ours, [reference(1)], steps=1)
-    watched = weakref.ref(ours.get_attachment(KEY).store)
+    watched = weakref.ref(store_of(ours))
     import comfy.model_management
 
     comfy.model_management.unload_all_models()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import standins
-from host.edits import KV_SEED, cached, edit, forget, klein_model, normal, prompt, reference, relative
+from host.edits import KV_SEED, cached, edit, forget, klein_model, normal, prompt, reference, relative, store_of
 from standins.peers import klein_pipeline, sample
 
 # Two float32 programs that order their sums differently; 1.6e-7 was seen. The stock node is 4e-3 away and more.
@@ -61,9 +61,7 @@ def by_diffusers(pipeline, count):
 
 def held(model):
     """Keys and values of the only entry the model's store holds."""
-    from klein9b.nodes.reference_cache import KEY
-
-    store = model.get_attachment(KEY).store
+    store = store_of(model)
     (key,) = store.held()
     entry = store.find(key)
     return [store.read(entry, i) for i in range(len(entry.layers))]

@@ -1,11 +1,14 @@
-"""Random sequences of changes to references and to a model's patches never meet a wrong entry."""
+"""A state changes with all that the reference pass reads and with nothing else; no sequence meets a wrong entry."""
+
+import functools
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from host.edits import cached, edit, klein_model, reference
 from klein9b.klein.kv_cache import PositionedReference, ReferenceRun
 from klein9b.klein.kv_store import ReferenceStore, Storage
 
@@ -27,6 +30,135 @@ def fresh(seed):
     from comfy.model_patcher import ModelPatcher
 
     return ModelPatcher(Model(seed), torch.device("cpu"), torch.device("cpu"))
+
+
+@functools.cache
+def kind_of_ours():
+    from klein9b.nodes.host.model_state import ByValue
+
+    class Ours(ByValue):
+        """Hands attention on as it is; its profile says that it would not."""
+
+        def __init__(self, profile):
+            self.profile = profile
+
+        @property
+        def description(self):
+            return self.profile
+
+        def __call__(self, attention, *args, **kwargs):
+            return attention(*args, **kwargs)
+
+    return Ours
+
+
+def ours(profile):
+    """What a node of ours puts on a model: a new object in every execution."""
+    return kind_of_ours()(profile)
+
+
+def with_part(name, make):
+    def change(patcher):
+        clone = patcher.clone()
+        clone.add_object_patch(name, make())
+        return clone
+
+    return change
+
+
+def with_lora(strength):
+    def change(patcher):
+        clone = patcher.clone()
+        clone.add_patches({KEY: ("diff", (torch.ones(8, 8),))}, strength)
+        return clone
+
+    return change
+
+
+def with_replaced_block(patcher):
+    clone = patcher.clone()
+    clone.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "single_block", 0)
+    return clone
+
+
+def with_injection(patcher):
+    from comfy.patcher_extension import PatcherInjection
+
+    clone = patcher.clone()
+    clone.set_injections("a LoRA beside the weights", [PatcherInjection(print, print)])
+    return clone
+
+
+def function():
+    return lambda *args: args
+
+
+UNREAD = {
+    "a clone": lambda patcher: patcher.clone(),
+    "a single block's forward": with_part("diffusion_model.single_blocks.11.forward", function),
+    "a double block's forward": with_part("diffusion_model.double_blocks.0.forward", function),
+    "the model's own forward": with_part("diffusion_model.forward_orig", function),
+    "another sampling": with_part("model_sampling", object),
+    "a replaced block": with_replaced_block,
+    "ours, made again": with_part("diffusion_model.pe_embedder", lambda: ours("exact")),
+}
+READ = {
+    "a LoRA": with_lora(0.5),
+    "a LoRA of strength 0": with_lora(0.0),
+    "another layer": with_part("diffusion_model.single_blocks.0.linear1", lambda: torch.nn.Linear(8, 8)),
+    "a layer's forward": with_part("diffusion_model.single_blocks.0.linear1.forward", function),
+    "another position table": with_part("diffusion_model.pe_embedder", function),
+    "ours with another profile": with_part("diffusion_model.pe_embedder", lambda: ours("fast")),
+    "an injection": with_injection,
+    "another file": lambda patcher: fresh(1),
+}
+
+
+def states(changes):
+    """Before and after; the patchers live on as they do in a graph."""
+    from klein9b.nodes.host.model_state import model_state
+
+    patchers = [with_part("diffusion_model.pe_embedder", lambda: ours("exact"))(fresh(0))]
+    for change in changes:
+        patchers.append(change(patchers[-1]))
+    before, after = model_state(patchers[0]), model_state(patchers[-1])
+    return before == after and hash(before) == hash(after), before == model_state(patchers[0])
+
+
+@given(st.lists(st.sampled_from(list(UNREAD)), max_size=6))
+@settings(deadline=None, max_examples=60)
+def test_what_the_reference_pass_does_not_read_leaves_the_state_alone(names):
+    assert states([UNREAD[name] for name in names]) == (True, True)
+
+
+@given(
+    st.lists(st.sampled_from(list(UNREAD)), max_size=3),
+    st.sampled_from(list(READ)),
+    st.lists(st.sampled_from(list(UNREAD)).filter(lambda name: name != "ours, made again"), max_size=3),
+)
+@settings(deadline=None, max_examples=120)
+def test_whatever_it_reads_changes_the_state(earlier, name, later):
+    assert states([*(UNREAD[one] for one in earlier), READ[name], *(UNREAD[one] for one in later)]) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["forward_orig", "double_blocks.1.forward", "single_blocks.0.forward"])
+def test_another_forward_of_a_block_finds_the_references(name):
+    model = klein_model()
+    edit(cached(model)[0], [reference(1)])
+    patched, shown = cached(model)
+    patched.add_object_patch(f"diffusion_model.{name}", patched.get_model_object(f"diffusion_model.{name}"))
+    edit(patched, [reference(1)])
+    assert shown[-1].startswith("hit")
+
+
+def test_an_override_of_ours_is_the_same_when_made_again_and_another_is_not():
+    model = klein_model()
+    ours_cached, shown = cached(model)
+    overrides = [ours("exact"), ours("exact"), ours("fast"), lambda f, *a, **k: f(*a, **k), ours("exact")]
+    for override in overrides:
+        ours_cached.model_options["transformer_options"]["optimized_attention_override"] = override
+        edit(ours_cached, [reference(1)])
+    assert [line.split(":")[0] for line in shown] == ["miss", "hit", "miss", "miss", "hit"]
 
 
 def truth(weight, scale, latents, storage):

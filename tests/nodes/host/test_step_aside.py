@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
-from host.edits import cached, edit, klein_model, normal, reference
+from host.edits import cached, edit, klein_model, normal, reference, store_of
 
-LOGGER = "klein9b.nodes.host.cache_run"
+LOGGER = "klein9b.nodes.host.step_aside"
 
 
 @pytest.fixture
@@ -52,11 +52,15 @@ def test_patches_that_expect_reference_tokens(model, caplog, name):
     steps_aside(patched, ours, shown, caplog, name)
 
 
-def test_replaced_blocks(model, caplog):
+def test_a_replacement_that_does_not_attend_to_the_references(model, caplog):
+    def without_patches(args, extra):
+        options = {k: v for k, v in args["transformer_options"].items() if k != "patches"}
+        return extra["original_block"](args | {"transformer_options": options})
+
     patched = model.clone()
-    patched.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "single_block", 1)
+    patched.set_model_patch_replace(without_patches, "dit", "single_block", 0)
     ours, shown = cached(patched)
-    steps_aside(patched, ours, shown, caplog, "replaces blocks")
+    steps_aside(patched, ours, shown, caplog, "another node replaces single block 0, which does not attend")
 
 
 def test_the_stock_cache_on_the_same_model(model, caplog):
@@ -133,7 +137,9 @@ def test_blocks_replaced_while_sampling(model, caplog):
         return SkipLayerGuidanceDiT.execute(m, 3.0, 0.0, 0.9, "0", "0", 0.0).args[0]
 
     ours, shown = cached(model)
-    steps_aside(skipping(model), skipping(ours), shown, caplog, "replaces blocks", cfg=2.0, sampler="euler_ancestral")
+    steps_aside(
+        skipping(model), skipping(ours), shown, caplog, "replaces double block 0", cfg=2.0, sampler="euler_ancestral"
+    )
 
 
 @pytest.mark.parametrize("first", ["reference cache", "easy cache"])
@@ -183,8 +189,6 @@ def test_without_references_nothing_changes(model, caplog):
 
 
 def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
-    from klein9b.nodes.reference_cache import KEY
-
     ours, shown = cached(model)
     calls = []
     block = model.model.diffusion_model.single_blocks[0].linear1
@@ -197,7 +201,7 @@ def test_an_interrupted_run_keeps_nothing_half_done(model, monkeypatch):
     with pytest.raises(InterruptedError):
         edit(ours, refs())
     handle.remove()
-    assert calls == [1] and not ours.get_attachment(KEY).store.held()
+    assert calls == [1] and not store_of(ours).held()
     assert shown == [], "there were references, but they were not reached"
     edit(ours, refs())
     assert shown[-1].startswith("miss")
