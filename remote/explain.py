@@ -279,6 +279,6 @@ def _disk_words(error: Exception) -> tuple[str, str]:
         return "Another program holds the job journal", "Close it, be it a second ComfyUI or a backup"
     if "full" in words or code in (errno.ENOSPC, errno.EDQUOT):
         return "The disk is full: jobs and pictures cannot be written", "Make room on it"
-    if "readonly" in words or code in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if "readonly" in words or "unable to open" in words or code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "The folder of jobs and pictures cannot be written", "Correct its permissions"
     return "The job journal or the store of pictures could not be read or written", "Look after that disk"

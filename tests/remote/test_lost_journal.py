@@ -202,6 +202,23 @@ def test_a_journal_that_goes_back_in_time_under_an_open_lane_sends_nothing_again
         assert_paid_once(fake, run(lane, request(), arrays=[PHOTO])[0])
 
 
+def test_two_that_have_a_journal_each_send_once(fake, tmp_path):
+    """The journal is deleted under one of them while it uploads; the other finds none, and begins a new one."""
+    fake.script("upload", Fault.stall_headers(0.4))
+
+    async def both(one, other):
+        first = asyncio.ensure_future(one.run([request()], [PHOTO], Options()))
+        while not fake.requests_to("upload"):
+            await asyncio.sleep(0.01)
+        delete(tmp_path)
+        return await asyncio.gather(first, other.run([request()], [PHOTO], Options()))
+
+    with a_lane(fake, tmp_path) as one, a_lane(fake, tmp_path) as other:
+        (first,), (second,) = asyncio.run(both(one, other))
+    assert first.receipt["request_id"] == second.receipt["request_id"]
+    assert_paid_once(fake, first)
+
+
 def lane_journal(lane):
     return sqlite3.connect(lane._opened[2]._path)
 
