@@ -178,7 +178,7 @@ def looking_slowly(look):
 
 def open_and_look(folder, gate, answers):
     random.seed(os.getpid())
-    rebuild.flaw = looking_slowly(rebuild.flaw)
+    journal_restore.damaged_because = looking_slowly(journal_restore.damaged_because)
     gate.wait()
     told = []
     with contextlib.closing(open_journal(folder, tell=told.append)) as journal:
@@ -210,7 +210,7 @@ def test_many_processes_at_once_set_one_file_aside(tmp_path, before, damage):
             journal_restore,
             "Journal",
             sqlite3.OperationalError("unable to open database file"),
-            "could not be read or written",
+            "The folder of jobs and pictures cannot be written",
         ),
         (
             journal_restore,

@@ -207,11 +207,11 @@ def test_two_that_have_a_journal_each_send_once(fake, tmp_path):
     fake.script("upload", Fault.stall_headers(0.4))
 
     async def both(one, other):
-        first = asyncio.ensure_future(one.run([request()], [PHOTO], Options()))
+        first = asyncio.ensure_future(one.run([request()], [PHOTO], Terms()))
         while not fake.requests_to("upload"):
             await asyncio.sleep(0.01)
         delete(tmp_path)
-        return await asyncio.gather(first, other.run([request()], [PHOTO], Options()))
+        return await asyncio.gather(first, other.run([request()], [PHOTO], Terms()))
 
     with a_lane(fake, tmp_path) as one, a_lane(fake, tmp_path) as other:
         (first,), (second,) = asyncio.run(both(one, other))
