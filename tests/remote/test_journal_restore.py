@@ -210,7 +210,7 @@ def test_many_processes_at_once_set_one_file_aside(tmp_path, before, damage):
             journal_restore,
             "Journal",
             sqlite3.OperationalError("unable to open database file"),
-            "could not be read or written",
+            "The folder of jobs and pictures cannot be written",
         ),
         (
             journal_restore,
