@@ -25,6 +25,7 @@ from .journal import OverspendError
 from .protocol import Rejection
 from .schema import Row
 
+SHARING_VIOLATION = 32  # Windows: a file that is open cannot be moved
 SENT = "What was sent is not sent again, and is charged if it completes"
 NOT_BILLED = "Segmind does not bill refused or failed jobs"
 WILL_BE_CHARGED = "Segmind has no cancel: the job is charged if it completes, and its picture is kept for you"
@@ -198,7 +199,7 @@ def _disk_words(error: Exception) -> tuple[str, str]:
     words, code = str(error).lower(), getattr(error, "errno", None)
     if is_damage(error):
         return "The job journal is damaged", "The next run sets it aside and makes it anew"
-    if "locked" in words:
+    if "locked" in words or getattr(error, "winerror", None) == SHARING_VIOLATION:
         return "Another program holds the job journal", "Close it, be it a second ComfyUI or a backup"
     if "full" in words or code in (errno.ENOSPC, errno.EDQUOT):
         return "The disk is full: jobs and pictures cannot be written", "Make room on it"

@@ -24,7 +24,7 @@ from .errors import NOTHING_SENT
 from .inspection import BESIDE, flaw, is_damage, write_flaw
 from .job_files import JobFiles
 from .journal import LEASE_S, Journal
-from .redaction import RedactingFilter
+from .redaction import RedactingFilter, redact
 from .schema import Row, pictured
 from .table import connect
 from .vault import Vault
@@ -118,10 +118,10 @@ def _bare_pictures(vault: Vault, rows: list[Row]) -> list[Row]:
 
 
 def _sentence(aside: str, restored: int) -> str:
-    what = f"the damaged job journal is kept as {aside}" if aside else "the job journal was lost, in whole or in part"
-    return (
-        f"{what[:1].upper()}{what[1:]}, and {restored} jobs came back from the files beside it; before anything new is"
-        " sent, the account's history is read for the rest."
+    what = f"The damaged job journal is kept as {aside}" if aside else "The job journal was lost, in whole or in part"
+    return redact(
+        f"{what}, and {restored} jobs came back from the files beside it; before anything new is sent, the account's"
+        " history is read for the rest."
     )
 
 
