@@ -206,7 +206,7 @@ def test_many_processes_at_once_set_one_file_aside(tmp_path, before, damage):
     [
         (Path, "rename", OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (Path, "rename", OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
-        (rebuild, "Journal", sqlite3.OperationalError("unable to open database file"), "could not be read or written"),
+        (rebuild, "Journal", sqlite3.OperationalError("unable to open database file"), "cannot be written"),
         (rebuild, "Journal", sqlite3.OperationalError("database is locked"), "Another program holds the job journal"),
         (RebuiltTable, "restore", sqlite3.OperationalError("database or disk is full"), "The disk is full"),
         (RebuiltTable, "restore", sqlite3.OperationalError("disk I/O error"), "could not be read or written"),
