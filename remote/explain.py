@@ -24,8 +24,10 @@ from .errors import (
 from .journal import OverspendError
 from .journal_check import is_damage
 from .protocol import Rejection
+from .redaction import redact
 from .rows import Row, State
 
+SHARING_VIOLATION = 32  # Windows: a file that is open cannot be moved
 SENT = "What was sent is not sent again, and is charged if it completes"
 NOT_BILLED = "Segmind does not bill refused or failed jobs"
 WILL_BE_CHARGED = "Segmind has no cancel: the job is charged if it completes, and its picture is kept for you"
@@ -205,7 +207,7 @@ def journal_lost(aside: str, restored: int) -> str:
         restored: how many jobs came back.
     """
     what = f"The damaged job journal is kept as {aside}" if aside else "The job journal was lost, in whole or in part"
-    return (
+    return redact(
         f"{what}, and {restored} jobs came back from the files beside it; before anything new is sent, the account's"
         " history is read for the rest."
     )
@@ -275,7 +277,7 @@ def _disk_words(error: Exception) -> tuple[str, str]:
     words, code = str(error).lower(), getattr(error, "errno", None)
     if is_damage(error):
         return "The job journal is damaged", "The next run sets it aside and makes it anew"
-    if "locked" in words:
+    if "locked" in words or getattr(error, "winerror", None) == SHARING_VIOLATION:
         return "Another program holds the job journal", "Close it, be it a second ComfyUI or a backup"
     if "full" in words or code in (errno.ENOSPC, errno.EDQUOT):
         return "The disk is full: jobs and pictures cannot be written", "Make room on it"

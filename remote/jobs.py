@@ -316,9 +316,9 @@ class Jobs:
                 self._files.drop(row)
                 raise refusal
             else:
+                drive.sent = False
                 self._files.drop(row)
                 self._journal.not_sent(row.id)
-                drive.sent = False
                 turn.unreachable() if isinstance(answer, NotSent) else turn.limited(answer.hint_s)
                 return answer
             return None

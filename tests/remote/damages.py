@@ -115,6 +115,8 @@ def an_index_that_misses_a_row(folder):
     overwrite(folder, (page - 1) * PAGE, leaf + bytes(PAGE - len(leaf)))
 
 
+# What needs no database to be opened, and so can be done to one that is in use.
+ROUGH = [delete, empty, cut, overwrite, zero_header, forbid_writing, another_format, text, a_folder, only_the_wal]
 DAMAGES = [
     delete, empty, blank, cut, overwrite, zero_header, forbid_writing, another_format, text_that_is_none, text,
     a_folder, foreign, only_the_wal, wal_of_another, a_state_that_is_none, an_index_that_misses_a_row,

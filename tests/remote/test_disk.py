@@ -13,10 +13,10 @@ from remote.damages import DAMAGES, journal_of
 from fake_segmind import Behaviour
 from klein9b.remote import explain
 from klein9b.remote.client import Client
-from klein9b.remote.errors import NOTHING_SENT, SegmindError
+from klein9b.remote.errors import NOTHING_SENT, OutcomeUnknown, SegmindError
 from klein9b.remote.job_files import JobFiles
 from klein9b.remote.journal import Journal
-from klein9b.remote.protocol import Unknown
+from klein9b.remote.protocol import NotSent, Unknown
 from klein9b.remote.service import Terms, list_jobs
 from klein9b.remote.vault import Vault
 
@@ -48,13 +48,13 @@ def breaking(patch, owner, name, error):
         raise error
 
     patch.setattr(owner, name, failing)
-    if name == "unknown":  # where the answer is lost
+    if name == "unknown":
+        submit = Client.submit
 
         async def lost(self, body):
             await submit(self, body)
             return Unknown("reset")
 
-        submit = Client.submit
         patch.setattr(Client, "submit", lost)
 
 
@@ -74,6 +74,24 @@ def test_the_person_reads_what_is_true_and_the_same_run_again_pays_once(
         assert run(lane, request())[0].decoded.width == 32
     assert fake.submits == len(fake.ledger) == 1
     assert fake.key not in str(said.value)
+
+
+@pytest.mark.parametrize("error", TROUBLES)
+def test_proof_that_nothing_left_is_told_even_when_it_cannot_be_written(fake, tmp_path, monkeypatch, error):
+    """The journal then knows only that it was about to be sent."""
+
+    async def refused(self, body):
+        return NotSent("nobody listens")
+
+    with a_lane(fake, tmp_path) as lane:
+        with monkeypatch.context() as patch, pytest.raises(SegmindError) as said:
+            patch.setattr(Client, "submit", refused)
+            breaking(patch, Journal, "not_sent", error)
+            run(lane, request())
+        assert said.value.money == NOTHING_SENT and str(error) in said.value.what
+        with pytest.raises(OutcomeUnknown):
+            run(lane, request())
+    assert fake.submits == 0
 
 
 @pytest.mark.parametrize("error", TROUBLES)

@@ -1,4 +1,4 @@
-"""Random histories of runs, lost answers, kills, cancels, expiry and two processes, against the ledger."""
+"""Random histories of runs, lost answers and journals, kills, cancels, expiry and two processes, against the ledger."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from lanes import FastClock, make_lane, request, run, small_fake
+from remote.damages import ROUGH, journal_of
 
 from fake_segmind import Behaviour, Fault, body_key
 from klein9b.remote.errors import NOTHING_SENT, Interrupted, OutcomeUnknown, SegmindError, StillRunning
@@ -72,7 +73,7 @@ class Money(RuleBasedStateMachine):
         self.fake.behaviour = Behaviour(run_seconds=0.03)
         self.clock = FastClock()
         self.processes = [self.process(), self.process()]
-        self.asked, self.delivered = set(), {}
+        self.asked, self.delivered, self.damaged = set(), {}, False
 
     def process(self):
         return Process(self.fake, self.folder / "d", self.clock)
@@ -82,7 +83,8 @@ class Money(RuleBasedStateMachine):
         try:
             got = run(self.processes[process].lane, request(str(prompt)), timeout_s=timeout_s)[0]
         except SegmindError as error:
-            assert isinstance(error, (OutcomeUnknown, StillRunning)) or error.money == NOTHING_SENT
+            expected = isinstance(error, (OutcomeUnknown, StillRunning)) or error.money == NOTHING_SENT
+            assert expected or self.damaged, error
             assert self.fake.key not in str(error)
             return None
         assert self.delivered.setdefault(prompt, got.receipt["sha256"]) == got.receipt["sha256"]
@@ -135,6 +137,22 @@ class Money(RuleBasedStateMachine):
         for future in [process.start(prompt) for process in self.processes]:
             future.result(60)
 
+    @rule(damage=st.sampled_from(ROUGH))
+    def lose_the_journal(self, damage):
+        """Under processes that have it open."""
+        if journal_of(self.folder / "d").is_file():
+            self.damaged = True
+            damage(self.folder / "d")
+
+    @rule(process=PROCESSES, prompt=PROMPTS, seconds=st.floats(0.0, 0.15), damage=st.sampled_from(ROUGH))
+    def lose_the_journal_in_the_middle(self, process, prompt, seconds, damage):
+        self.asked.add(prompt)
+        under_way = self.processes[process].start(prompt)
+        time.sleep(seconds)
+        self.lose_the_journal(damage)
+        with contextlib.suppress(SegmindError):
+            under_way.result(60)
+
     @precondition(lambda self: not self.delivered)
     @rule()
     def the_hour_passes(self):
@@ -167,7 +185,8 @@ class Money(RuleBasedStateMachine):
         self.fake.plan.clear()
         accepted = {job.body["prompt"] for job in self.fake.jobs}
         for prompt in self.asked:
-            got = self.picture(0, prompt)
+            tries = (self.picture(0, prompt) for _ in range(3 if self.damaged else 1))
+            got = next(filter(None, tries), None)
             assert got or str(prompt) not in accepted, "a paid picture was lost"
         self.no_request_is_charged_twice()
 
