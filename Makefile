@@ -6,8 +6,9 @@ TESTS :=
 
 .PHONY: test demo bench environment
 
+# Three processes: many tests wait for a browser or a clock, so that they keep two cores busy.
 test: environment
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadscope --no-loadscope-reorder $(TESTS)
+	$(RUN) -m pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder $(TESTS)
 
 demo: environment
 	$(RUN) tests/demo
