@@ -47,13 +47,13 @@ class BlockFunctions:
 
     Attributes:
         attention: query, key, value (batch, heads, tokens, head_dim) and the block -> (batch, tokens, hidden).
-        rotation: as `kernels.eager.rotate`.
+        rope: as `kernels.eager.rope`.
         norm: an RMS norm's module -> its weight as that module would use it on a tensor.
         linear_features: a linear layer, its input (batch, tokens, features) -> the wanted parts of its output.
     """
 
     attention: Callable[[Tensor, Tensor, Tensor, Any], Tensor]
-    rotation: Callable[[Tensor, Tensor], Tensor]
+    rope: Callable[[Tensor, Tensor], Tensor]
     norm: Callable[[nn.Module, Tensor], RmsNorm]
     linear_features: Callable[[nn.Module, Tensor, Sequence[Features]], list[Tensor]]
 
@@ -188,7 +188,7 @@ def _heads(
     packed: Tensor, norms: Sequence[nn.Module | None], pe: Tensor, heads: int, functions: BlockFunctions
 ) -> tuple[Tensor, ...]:
     weights = [None if norm is None else functions.norm(norm, packed) for norm in norms]
-    return heads_norm_rope(packed, weights, pe, heads, rotation=functions.rotation)
+    return heads_norm_rope(packed, weights, pe, heads, rotation=functions.rope)
 
 
 def _attend(

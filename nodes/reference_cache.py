@@ -100,12 +100,11 @@ def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatc
     """A clone whose references are cached; the model itself stays as it was. Replaces an earlier cache on it."""
     import comfy.patcher_extension
 
-    kinds = comfy.patcher_extension.WrappersMP
     cached = model.clone()
     wrappers = CachedReferences(settings)
     for kind, wrapper in (
-        (kinds.OUTER_SAMPLE, wrappers.outer_sample),
-        (kinds.APPLY_MODEL, wrappers.apply_model),
+        (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, wrappers.outer_sample),
+        (comfy.patcher_extension.WrappersMP.APPLY_MODEL, wrappers.apply_model),
     ):
         cached.remove_wrappers_with_key(kind, KEY)
         cached.add_wrapper_with_key(kind, KEY, wrapper)

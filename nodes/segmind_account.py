@@ -9,21 +9,11 @@ from pathlib import Path
 
 import folder_paths
 
-from ..remote.errors import SegmindError
-from ..remote.keys import Hosts, Key, RedactingFilter, load_key, refuse_secrets
+from ..remote.service import Account, RedactingFilter, SegmindError, refuse_secrets
 from .newer_host import needs_host
 
 log = logging.getLogger(__name__)
 log.addFilter(RedactingFilter())
-
-
-@dataclass(frozen=True)
-class Account:
-    """Where jobs are kept, who pays, and which servers are asked."""
-
-    directory: Path
-    key: Key
-    hosts: Hosts
 
 
 @dataclass(frozen=True)
@@ -50,16 +40,11 @@ def journal_folder() -> Path:
 
 
 def open_account() -> Account:
-    """Read anew for every run, so that a key set meanwhile counts.
-
-    Raises:
-        SegmindError: there is no usable key, or a host variable is not a URL the key may go to.
-    """
-    folder = journal_folder()
-    return Account(folder, load_key(folder), Hosts.from_environment())
+    """The account of the host's folder; see `Account.of`."""
+    return Account.of(journal_folder())
 
 
-def secret_in(**texts: str | None) -> str:
+def secret_because(**texts: str | None) -> str:
     """Why these inputs must not be saved; empty when they may."""
     try:
         refuse_secrets({name: text for name, text in texts.items() if isinstance(text, str)})

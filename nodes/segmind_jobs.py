@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from comfy_api.v0_0_2 import io
 
-from ..remote import lane
-from ..remote.errors import NOTHING_SENT, BadInput, SegmindError
-from ..remote.keys import refuse_secrets
-from ..remote.protocol import REQUEST_ID
-from ..remote.schema import Row
+from ..remote import service
 from .newer_host import needs_host
 from .node_text import show_text
-from .segmind_account import CancelButton, cancel_button, journal_folder, open_account, secret_in
+from .segmind_account import CancelButton, cancel_button, journal_folder, open_account, secret_because
 from .segmind_picture import as_batch
 from .segmind_progress import finished
 
-ASK_S = 0.1
+ASK_S = 0.1  # how late Cancel is seen
 AGES = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"))
 
 T = TypeVar("T")
@@ -63,7 +59,7 @@ class SegmindJobs(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, request_id: str | None = None) -> bool | str:
         """Refuses a key before the prompt is queued, as SegmindRemote does: it has the shape of a request_id."""
-        return secret_in(request_id=request_id) or True
+        return secret_because(request_id=request_id) or True
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> str:
@@ -72,7 +68,7 @@ class SegmindJobs(io.ComfyNode):
 
     @classmethod
     async def execute(cls, request_id: str, limit: int) -> io.NodeOutput:
-        refuse_secrets({"request_id": request_id})
+        service.refuse_secrets({"request_id": request_id})
         try:
             return await cls._show(request_id.strip(), limit)
         except asyncio.CancelledError:  # see SegmindRemote
@@ -81,36 +77,30 @@ class SegmindJobs(io.ComfyNode):
     @classmethod
     async def _show(cls, request_id: str, limit: int) -> io.NodeOutput:
         cancel, nothing = cancel_button(), _nothing()
-        picture = await cls._recovered(request_id, cancel) if request_id else None
-        rows = await asyncio.to_thread(lane.list_jobs, journal_folder(), limit)
-        text = "\n".join([await _balance(cancel), *(_line(row, time.time()) for row in rows)])
+        news: list[str] = []
+        picture = await cls._recovered(request_id, cancel, news.append) if request_id else None
+        rows = await asyncio.to_thread(service.list_jobs, journal_folder(), limit, news.append)
+        text = "\n".join([await _balance(cancel), *news, *(_line(row, time.time()) for row in rows)])
         told = [finished([picture.receipt], [])] if picture else []
         show_text(cls, "\n".join([*told, text]))
         image, mask = as_batch([picture]) if picture else (nothing, nothing)
         return io.NodeOutput(image, mask, text, ui={"text": (text,)})
 
     @classmethod
-    async def _recovered(cls, request_id: str, cancel: CancelButton) -> lane.Picture:
-        if not REQUEST_ID.fullmatch(request_id):
-            raise BadInput(
-                f"{request_id[:80]!r} is not a request_id: 8 to 64 letters, digits, - and _",
-                NOTHING_SENT,
-                "Copy one from the list, a receipt or Segmind's console",
-            )
+    async def _recovered(cls, request_id: str, cancel: CancelButton, tell: Callable[[str], None]) -> service.Picture:
+        kept = await asyncio.to_thread(service.kept_picture, request_id, journal_folder(), tell)
+        if kept:
+            return kept
         account = open_account()
         show_text(cls, f"Fetching {request_id}")
-        return await _interruptible(
-            lane.recover(request_id, directory=account.directory, key=account.key, hosts=account.hosts), cancel
-        )
+        return await _interruptible(service.recover(account, request_id), cancel)
 
 
 async def _balance(cancel: CancelButton) -> str:
     """The account's balance, or why it is not known; the list is worth having without it."""
     try:
-        account = open_account()
-        work = lane.balance(directory=account.directory, key=account.key, hosts=account.hosts)
-        credits = await _interruptible(work, cancel)
-    except SegmindError as error:
+        credits = await _interruptible(service.balance(open_account()), cancel)
+    except service.SegmindError as error:
         return f"Balance: not known. {error.what}"
     free = f" and ${credits.free_usd:.2f} free" if credits.free_usd else ""
     return f"Balance: ${credits.paid_usd:.2f}{free}"
@@ -137,9 +127,10 @@ async def _interruptible(work: Coroutine[Any, Any, T], cancel: CancelButton) -> 
     return task.result()
 
 
-def _line(row: Row, now: float) -> str:
+def _line(row: service.Row, now: float) -> str:
     cost = "cost unknown" if row.cost_usd is None else f"${row.cost_usd:.4f}"
-    told = [row.state, f"{_age(now - row.created_at)} ago", cost, row.request_id or "no request_id"]
+    name = row.request_id or (f"picture {row.sha256}" if row.sha256 else "no request_id")
+    told = [row.state, f"{_age(now - row.created_at)} ago", cost, name]
     note = f" ({row.note})" if row.note else ""
     return " | ".join([*told, row.prompt_start.replace("\n", " ") or "prompt not known here"]) + note
 

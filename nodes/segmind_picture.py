@@ -7,14 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..remote.errors import SegmindError
-from ..remote.lane import Picture
+from ..remote.service import Picture, SegmindError, refuse_too_many_references
 
 
-def frames_in_order(images: dict[str, torch.Tensor | None]) -> list[np.ndarray]:
-    """Every frame of every image, in the order of the sockets: [height, width, channels] float32."""
-    batches = [images[name] for name in sorted(images, key=lambda name: int(name.rsplit("_", 1)[1]))]
-    return [frame.cpu().float().numpy() for batch in batches if batch is not None for frame in batch]
+def frames_in_order(images: dict[str, torch.Tensor | None], urls: int = 0) -> list[np.ndarray]:
+    """Every frame of every image, in the order of the sockets: [height, width, channels] float32.
+
+    Args:
+        urls: how many references come beside them, by their addresses.
+
+    Raises:
+        BadInput: together they are more than a request takes.
+    """
+    names = sorted(images, key=lambda name: int(name.rsplit("_", 1)[1]))
+    batches = {name: batch for name in names if (batch := images[name]) is not None}
+    refuse_too_many_references({**{name: len(batch) for name, batch in batches.items()}, "image_urls": urls})
+    return [frame.cpu().float().numpy() for batch in batches.values() for frame in batch]
 
 
 def as_batch(pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor]:

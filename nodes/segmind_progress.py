@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..remote.journal import AVERAGE_COST_USD
-from ..remote.orders import Progress
+from ..remote.service import AVERAGE_COST_USD, UPLOADING, Progress, Reported, State
 
-SAID = {
-    "PLANNED": "Preparing",
-    "UPLOADING": "Uploading the images",
-    "SUBMITTING": "Sending",
-    "UNKNOWN": "No answer to the submit: looking for the job in the account's history",
-    "ACCEPTED": "Accepted",
-    "QUEUED": "In Segmind's queue",
-    "PROCESSING": "Being made",
-    "COMPLETED": "Fetching the picture",
-    "KEPT": "Done",
+SAID: dict[str, str] = {
+    State.PLANNED: "Preparing",
+    UPLOADING: "Uploading the images",
+    State.SUBMITTING: "Sending",
+    State.UNKNOWN: "No answer to the submit: looking for the job in the account's history",
+    State.ACCEPTED: "Accepted",
+    Reported.QUEUED: "In Segmind's queue",
+    Reported.PROCESSING: "Being made",
+    State.COMPLETED: "Fetching the picture",
+    State.KEPT: "Done",
 }
 
 
 class Waiting:
-    """Hears the lane's progress of one run and shows it, each text once, so at most once a second.
+    """Hears the progress of one run and shows it, each text once, so at most once a second.
 
     Args:
         show: puts text on the node.
@@ -44,22 +43,22 @@ class Waiting:
 
     def _note_queue(self, job: Progress) -> None:
         """When a job was first and last seen in the queue, in seconds since the run began."""
-        if job.state == "QUEUED":
+        if job.state == Reported.QUEUED:
             first, _ = self._queued.get(job.job, (job.waited_s, 0.0))
             self._queued[job.job] = first, job.waited_s
 
     def _states(self, known: list[Progress]) -> str:
         if self._count == 1:
-            return self._state(known[0]) if known else SAID["PLANNED"]
+            return self._state(known[0]) if known else SAID[State.PLANNED]
         states = [job.state for job in known]
-        told = [f"{states.count('KEPT')} of {self._count} done"]
-        told += [f"{states.count(s)} {_lower(SAID.get(s, s))}" for s in dict.fromkeys(states) if s != "KEPT"]
+        told = [f"{states.count(State.KEPT)} of {self._count} done"]
+        told += [f"{states.count(s)} {_lower(SAID.get(s, s))}" for s in dict.fromkeys(states) if s != State.KEPT]
         return ", ".join(told)
 
     def _state(self, job: Progress) -> str:
         said = SAID.get(job.state, job.state)
         first, last = self._queued.get(job.job, (0.0, 0.0))
-        if job.state == "QUEUED":
+        if job.state == Reported.QUEUED:
             return f"{said} for {last - first:.0f} s"
         return f"{said}, after {last - first:.0f} s in the queue" if job.job in self._queued else said
 
@@ -71,7 +70,7 @@ def finished(receipts: Sequence[dict[str, Any]], left_out: Sequence[str]) -> str
     if len(receipts) == 1:
         seconds = [(receipts[0][name], word) for name, word in _SECONDS]
         told += [f"{value:.1f} s {word}" for value, word in seconds if value is not None]
-        told.append(f"request {receipts[0]['request_id']}")
+        told += [f"request {name}" for name in (receipts[0]["request_id"],) if name]
     balance = [receipt["remaining_usd"] for receipt in paid if receipt["remaining_usd"] is not None]
     if balance:
         told.append(f"${min(balance):.2f} left")

@@ -10,16 +10,21 @@ from typing import Any, ClassVar
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..remote import lane
-from ..remote.errors import Interrupted, SegmindError
-from ..remote.keys import refuse_secrets
-from ..remote.request import ASPECT_RATIOS, IMAGE_FORMATS, MAX_SEED, SAMPLERS, KleinRequest
+from ..remote import service
+from ..remote.service import (
+    ASPECT_RATIOS,
+    IMAGE_FORMATS,
+    MAX_REFERENCES,
+    MAX_SEED,
+    SAMPLERS,
+    KleinRequest,
+    SegmindError,
+)
 from .node_text import show_text
-from .segmind_account import Account, cancel_button, log, open_account, secret_in
+from .segmind_account import cancel_button, log, open_account, secret_because
 from .segmind_picture import as_batch, frames_in_order
 from .segmind_progress import Waiting, finished
 
-MAX_IMAGES = 10
 MAX_COUNT = 16
 LEFT_ALONE = (
     "The run ended before the picture came. Segmind has no cancel: what it accepted is charged if it completes, and its"
@@ -71,7 +76,7 @@ class SegmindRemote(io.ComfyNode):
 
         The host hands over `images` wherever the schema has it.
         """
-        return secret_in(prompt=prompt, negative_prompt=negative_prompt, image_urls=image_urls) or True
+        return secret_because(prompt=prompt, negative_prompt=negative_prompt, image_urls=image_urls) or True
 
     @classmethod
     def fingerprint_inputs(cls, reuse: str | None = None, on_item_error: str | None = None, **_: Any) -> str:
@@ -102,7 +107,7 @@ class SegmindRemote(io.ComfyNode):
         images: dict[str, torch.Tensor | None] | None = None,
     ) -> io.NodeOutput:
         account = open_account()
-        refuse_secrets({"prompt": prompt, "negative_prompt": negative_prompt, "image_urls": image_urls})
+        service.refuse_secrets({"prompt": prompt, "negative_prompt": negative_prompt, "image_urls": image_urls})
         first = KleinRequest(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -117,29 +122,28 @@ class SegmindRemote(io.ComfyNode):
             quality=quality,
         )
         requests = [first.with_seed(seed + i) for i in range(count)]
-        options = lane.Options(timeout_s=timeout_s, on_item_error=on_item_error, max_cost_usd=max_cost_usd, reuse=reuse)
-        return await cls._obtain(account, requests, frames_in_order(images or {}), options)
+        terms = service.Terms(timeout_s=timeout_s, on_item_error=on_item_error, max_cost_usd=max_cost_usd, reuse=reuse)
+        frames = frames_in_order(images or {}, urls=len(first.image_urls))
+        return await cls._obtain(account, requests, frames, terms)
 
     @classmethod
     async def _obtain(
-        cls, account: Account, requests: list[KleinRequest], arrays: list[Any], options: lane.Options
+        cls, account: service.Account, requests: list[KleinRequest], arrays: list[Any], terms: service.Terms
     ) -> io.NodeOutput:
         cancel = cancel_button()
         waiting = Waiting(lambda text: show_text(cls, text), len(requests))
         skipped: dict[int, SegmindError] = {}
         try:
-            pictures = await lane.run(
+            pictures = await service.run(
+                account,
                 requests,
                 arrays,
-                directory=account.directory,
-                key=account.key,
-                hosts=account.hosts,
-                options=options,
+                terms,
                 on_progress=waiting.hear,
                 cancelled=cancel.pressed,
                 on_skip=skipped.__setitem__,
             )
-        except Interrupted as error:
+        except service.Interrupted as error:
             show_text(cls, str(error))
             log.warning("Segmind Remote: %s", error)
             raise cancel.ended from None
@@ -154,7 +158,7 @@ class SegmindRemote(io.ComfyNode):
 
     @classmethod
     def _output(
-        cls, requests: list[KleinRequest], pictures: list[lane.Picture], skipped: dict[int, SegmindError]
+        cls, requests: list[KleinRequest], pictures: list[service.Picture], skipped: dict[int, SegmindError]
     ) -> io.NodeOutput:
         seeds = {place: requests[place].seed for place in skipped}
         left_out = [f"No picture for seed {seeds[place]}: {error}" for place, error in skipped.items()]
@@ -185,7 +189,9 @@ def _what_to_make() -> list[io.Input]:
         ),
         io.Autogrow.Input(
             "images",
-            template=io.Autogrow.TemplateNames(image, names=[f"image_{i}" for i in range(1, MAX_IMAGES + 1)], min=0),
+            template=io.Autogrow.TemplateNames(
+                image, names=[f"image_{i}" for i in range(1, MAX_REFERENCES + 1)], min=0
+            ),
             optional=True,
             tooltip="Reference images; order is meaning. They are uploaded to addresses that are public, unlisted "
             "and permanent. The same pixels are uploaded once; above 2048x2048 pixels they are scaled down.",

@@ -1,1 +1,1 @@
-"""The hosted model over httpx. Never imports comfy or torch."""
+"""The hosted model over httpx, behind one face: `service`. Never imports comfy or torch."""

@@ -11,16 +11,16 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import httpx
 
-from . import protocol
-from .errors import DownloadRefused
+from . import explain, protocol
+from .addresses import is_loopback
+from .dates import moment
+from .httpx_log import quietly
 from .keys import Hosts, Key
-from .network import NotPublic, Proxied, PublicOnly, is_loopback
-from .pacing import retry_hint
+from .network import NotPublic, Proxied, PublicOnly
 from .protocol import (
     Accepted,
     Credits,
@@ -35,6 +35,7 @@ from .protocol import (
 )
 from .redaction import redact
 from .request import SLUG, encode_body
+from .retry import retry_hint
 
 VERSION = "0.1.0"
 STATUS_BYTES = 256 << 10
@@ -42,14 +43,17 @@ JSON_BYTES = 4 << 20
 PICTURE_BYTES = 64 << 20
 DOWNLOAD_HOSTS = ("segmind-resources.s3.amazonaws.com",)
 DOWNLOAD_DOMAIN = ".segmind.com"
-PAID = "The job is paid and its picture stays at Segmind for seven days."
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds a whole call may take; `connect_s` is the part of it for reaching the host."""
+    """Seconds a whole call may take.
+
+    Attributes:
+        connect_s: the part of any of them for reaching the host.
+    """
 
     connect_s: float = 10.0
     submit_s: float = 60.0
@@ -143,8 +147,8 @@ class Client:
         reply = await self._get(str(httpx.URL(self.hosts.account + protocol.HISTORY_PATH, params=query)))
         if isinstance(reply, Retry):
             return reply
-        rows = protocol.read_history(reply)
-        return (rows, reply.skew_s) if isinstance(rows, tuple) else rows
+        records = protocol.read_history(reply)
+        return (records, reply.skew_s) if isinstance(records, tuple) else records
 
     async def upload(self, data_urls: Sequence[str]) -> tuple[str, ...] | Retry | Rejection:
         """Puts images online, in order; free, so it may be repeated."""
@@ -162,15 +166,14 @@ class Client:
         Raises:
             DownloadRefused: the address is not one that results come from, or more than 64 MiB lie there.
         """
-        target = self._check_download(url)
+        target = self._download_target(url)
         request = self._pictures.build_request("GET", target)
         try:
             reply = await self._try(self._pictures, request, self._timeouts.download_s, PICTURE_BYTES)
         except NotPublic as error:
-            todo = "Look for a DNS or proxy setting that redirects it"
-            raise DownloadRefused(_why(error), PAID, todo) from None
+            raise explain.private_address(_why(error)) from None
         if isinstance(reply, Oversize):
-            raise DownloadRefused(reply.why, PAID, "Ask for a smaller or more compressed picture")
+            raise explain.too_large(reply.why)
         return reply if isinstance(reply, Retry) else protocol.read_download(reply)
 
     def _about(
@@ -206,7 +209,8 @@ class Client:
         return await asyncio.wait_for(self._stream(http, request, limit), timeout_s)
 
     async def _stream(self, http: httpx.AsyncClient, request: httpx.Request, limit: int) -> Reply:
-        response = await http.send(request, stream=True)
+        with quietly():
+            response = await http.send(request, stream=True)
         try:
             body = b"" if response.status_code < 200 else await _bounded(response, limit)
         finally:
@@ -215,9 +219,8 @@ class Client:
         return Reply(
             status=response.status_code,
             body=body,
-            content_type=response.headers.get("content-type", ""),
             hint_s=retry_hint(response.headers, wall),
-            skew_s=_skew(response.headers.get("date", ""), wall),
+            skew_s=(moment(response.headers.get("date", "")) or wall) - wall,
         )
 
     def _keyed(
@@ -228,7 +231,7 @@ class Client:
         signed = {**(headers or {}), **self._key.header_for(url, self.hosts)}
         return http.build_request(method, url, headers=signed, content=content)
 
-    def _check_download(self, url: str) -> httpx.URL:
+    def _download_target(self, url: str) -> httpx.URL:
         try:
             target = httpx.URL(url)
             target.host.encode("idna")  # as the resolver does, which raises for empty and overlong labels
@@ -238,11 +241,7 @@ class Client:
         known = target.host in DOWNLOAD_HOSTS or target.host.endswith(DOWNLOAD_DOMAIN)
         secure = target.scheme == "https" and target.port in (None, 443)
         if target.userinfo or not (ours or (known and secure)):
-            raise DownloadRefused(
-                f"The picture is said to be at {url[:300]!r}, which is not where Segmind keeps results",
-                PAID,
-                "Open that address yourself if you trust it, and report it to the makers of this pack",
-            )
+            raise explain.foreign_address(url)
         return target
 
     def _http(self, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
@@ -284,10 +283,3 @@ def _why(error: Exception) -> str:
     """A transport error in words, without the request (and so the key) that httpx hangs on it."""
     name = "" if isinstance(error, (TooLargeError, NotPublic)) else f"{type(error).__name__}: "
     return redact(f"{name}{error}".rstrip(": "))[:300]
-
-
-def _skew(date: str, wall: float) -> float:
-    try:
-        return parsedate_to_datetime(date).timestamp() - wall
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0

@@ -14,9 +14,9 @@ import httpx
 from .clock import Clock, SystemClock
 
 SUBMIT_SHARE = 5  # of any five turns given while a submit waits, one is a submit
-SLOWEST_PER_MINUTE = 1.0
+SLOWEST_PER_MINUTE = 1.0  # however often it is refused, a job is looked at
 BREAKER_FAILURES = 5
-BREAKER_PROBE_S = 5.0
+BREAKER_PROBE_S = 5.0  # how late it is noticed that a host is back
 SHORTEST_SLEEP_S = 0.001  # rounding must not turn the last nanosecond of a wait into a spin
 
 
@@ -46,7 +46,7 @@ class Turn:
         """The server answered 429.
 
         Args:
-            hint_s: what `pacing.retry_hint` read from that reply.
+            hint_s: what `retry.retry_hint` read from that reply.
         """
         self.refused, self.hint_s = True, hint_s
 

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms, ImageOps
 
+from . import explain
 from .errors import NOTHING_SENT, BadInput, DownloadRefused
+from .media_types import PNG_MAGIC, media_type_of
 
 MIB = 1 << 20
 UPLOAD_PIXELS = 4 * MIB  # 2048 x 2048, the most that Klein works at
@@ -29,20 +31,16 @@ RESULT_BYTES = 64 * MIB
 RESULT_PIXELS = 32_000_000
 LONGEST_SIDE = 16384
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
-CHARGED = "The job that made it has been charged"
-TRY_AGAIN = "Run the same inputs again: the paid picture is fetched again, not made again"
 
 Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
     """A picture ready to upload.
 
-    Args:
+    Attributes:
         data: the file: PNG, or JPEG where PNG would be too big.
         width, height: as sent, in pixels.
         sha256: of the pixels as sent and their size, so the same picture has it whatever wrote the file.
@@ -61,7 +59,7 @@ class Encoded:
 class Decoded:
     """A result as the graph wants it.
 
-    Args:
+    Attributes:
         image: [height, width, 3], float32, upright, sRGB.
         mask: [height, width], float32, 1 - alpha.
         note: what the file held that the arrays do not; empty when nothing.
@@ -120,7 +118,7 @@ def decode(data: bytes) -> Decoded:
         DownloadRefused: not PNG, JPEG or WebP; over 64 MiB, 32 megapixels or 16384 pixels a side; or, marked
             retryable, cut short or damaged.
     """
-    media_type = media_type_of(data)
+    media_type = _accepted_type(data)
     _require_whole(data, media_type)
     try:
         with Image.open(io.BytesIO(data), formats=[FORMATS[media_type]]) as picture:
@@ -134,7 +132,7 @@ def decode(data: bytes) -> Decoded:
         _refuse_damaged(media_type, f"{type(error).__name__}: {error}")
 
 
-def media_type_of(data: bytes) -> str:
+def _accepted_type(data: bytes) -> str:
     """The media type by the file's first bytes.
 
     Raises:
@@ -142,12 +140,9 @@ def media_type_of(data: bytes) -> str:
     """
     if len(data) > RESULT_BYTES:
         _refuse(f"The picture's file has {len(data) / MIB:.0f} MiB, more than the 64 MiB accepted")
-    if data.startswith(PNG_MAGIC):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
+    found = media_type_of(data)
+    if found:
+        return found
     if len(data) < 12:
         _refuse_damaged("picture", f"only {len(data)} bytes arrived")
     _refuse("The downloaded file is not a PNG, JPEG or WebP picture")
@@ -324,9 +319,8 @@ def _bad(what: str, todo: str = "Connect an ordinary IMAGE") -> NoReturn:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise DownloadRefused(what, CHARGED, "Look for the job in Segmind's console, which keeps its file for some days")
+    raise explain.refused_picture(what)
 
 
 def _refuse_damaged(media_type: str, flaw: str) -> NoReturn:
-    name = FORMATS.get(media_type, media_type)
-    raise DownloadRefused(f"The {name} file is damaged ({flaw})", CHARGED, TRY_AGAIN, retryable=True) from None
+    raise explain.damaged_picture(FORMATS.get(media_type, media_type), flaw) from None

@@ -3,7 +3,7 @@
 `_drive` reads the row and does the one step its state allows, until the row is final:
 
     PLANNED     _submit         the only place that sends a paid request, once per SUBMITTING row
-    UNKNOWN     Search.find     looks for the job in the account's history; never sends
+    UNKNOWN     Reconciler.find looks for the job in the account's history; never sends
     ACCEPTED    Follower.poll   GETs only
     COMPLETED   Follower.keep   GETs only
 
@@ -14,57 +14,44 @@
 (e) Jobs of a batch know nothing of each other: `batch`.
 (f) The cap is reserved in the same transaction as SUBMITTING and settled with the real cost.
 (g) Whoever stops waiting leaves the driver alone once it has sent: `_leave`.
+(h) What a lost journal no longer knows is not sent again: `CatchUp` and `History`, before and in `_submit`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from random import Random
 
 from . import explain
-from .asking import Asker
+from .catch_up import CatchUp
 from .client import Client
-from .errors import SegmindError, SpendCapReached
-from .following import Follower, Store
+from .drive import Drive, GoneError
+from .errors import NOTHING_SENT, SegmindError, SpendCapReached
+from .follower import Follower
 from .governor import Governor, Priority
-from .images import Encoded, data_url
-from .journal import Journal, OverspendError, Row
-from .orders import Order, Progress, Terms
-from .pacing import backoff
+from .history import History
+from .job_files import JobFiles
+from .journal import Journal, OverspendError
 from .protocol import Accepted, Credits, Metrics, NotSent, Rejection, Retry, Unknown
+from .reconcile import Reconciler
 from .request import body_digest, encode_body
-from .search import Search
+from .retry import Retrier, backoff
+from .rows import Row, State
+from .uploads import Uploads
+from .values import LONGEST_WAIT_S, UPLOADING, Order, Progress, Terms
+from .vault import Vault
 
 NOT_SENT_TRIES = 6
-WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)
-FOLLOW_S = 3300.0
-UPLOAD_REUSE_S = 6 * 86400.0
-JOIN_S = 0.25
-TELL_S = 0.5
-
-
-@dataclass
-class _Drive:
-    """A row being worked on, and who waits for it. `state`: what the row's own state does not show, if anything."""
-
-    terms: Terms
-    task: asyncio.Task[Row]
-    waiters: int = 0
-    sent: bool = False
-    state: str = ""
-
-    def saw(self, state: str) -> None:
-        self.state = state
-
-
-class _GoneError(Exception):
-    """The row was discarded by whoever planned it: claim again."""
+WRITE_AGAIN_S = (0.1, 1.0, 5.0, 20.0)  # pauses; sqlite itself waits for a lock before each
+FOLLOW_S = LONGEST_WAIT_S
+JOIN_S = 0.25  # how late a job that another process drives is seen to end; a look is one read of the journal
+TELL_S = 0.5  # how old the progress that a waiter hears may be
+CLOSE_AGAIN_S = 0.2  # how late a cancellation that was lost is made good
 
 
 class Jobs:
@@ -78,20 +65,22 @@ class Jobs:
         self,
         client: Client,
         journal: Journal,
-        store: Store,
+        vault: Vault,
+        files: JobFiles,
         check: Callable[[bytes], object],
         *,
         governor: Governor | None = None,
         rng: Random | None = None,
     ) -> None:
-        self._client, self._journal, self._store = client, journal, store
+        self._client, self._journal, self._vault, self._files = client, journal, vault, files
         self._governor, self._rng = governor or Governor(), rng or Random()
-        self._clock, self._asker = self._governor.clock, Asker(self._governor, self._rng)
-        self._follower = Follower(client, journal, store, check, self._asker, self._rng)
-        self._search = Search(client, journal, self._asker, self._follower.age)
-        self._driven: dict[int, _Drive] = {}
+        self._clock, self._retrier = self._governor.clock, Retrier(self._governor, self._rng)
+        self._follower = Follower(client, journal, vault, files, check, self._retrier, self._rng)
+        self._reconciler = Reconciler(client, journal, self._retrier, self._follower.age)
+        self._catch_up, self._history = CatchUp(journal, files, vault), History(client, journal, self._retrier)
+        self._uploads = Uploads(client, journal, self._retrier)
+        self._driven: dict[int, Drive] = {}
         self._closing = False
-        self._uploading = asyncio.Lock()
 
     @property
     def busy(self) -> bool:
@@ -100,10 +89,11 @@ class Jobs:
     async def close(self) -> None:
         """Stops everything at once; the journal knows how to go on."""
         self._closing = True
-        tasks = [drive.task for drive in self._driven.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {drive.task for drive in self._driven.values()}
+        while tasks:  # a cancellation may be lost, see Drive
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=CLOSE_AGAIN_S)
 
     async def batch(
         self, orders: Sequence[Order], terms: Terms, tell: Callable[[int, Progress], None] = lambda i, p: None
@@ -116,7 +106,7 @@ class Jobs:
             except SegmindError as error:
                 return error
             except (sqlite3.Error, OSError) as error:
-                return explain.disk_failed(error)
+                return explain.disk_failed(error, NOTHING_SENT)
             except Exception as error:
                 return explain.not_understood(error)
 
@@ -136,7 +126,7 @@ class Jobs:
             )
             try:
                 return await self._await(row, order, terms, deadline, tell)
-            except _GoneError:
+            except GoneError:
                 continue
         raise explain.interrupted([], 0)
 
@@ -147,14 +137,14 @@ class Jobs:
             row = self._journal.adopt(request_id)
             try:
                 return await self._await(row, None, terms, deadline, tell)
-            except _GoneError:
+            except GoneError:
                 continue  # it has become one with the row of its inputs
         raise explain.interrupted([], 0)
 
     async def credits(self, timeout_s: float) -> Credits | Retry | Rejection:
         """The account's balance."""
-        until, host = self._clock.monotonic() + timeout_s, self._client.hosts.api
-        return await self._asker.ask(self._client.credits, Priority.STATUS, host, until)
+        deadline, host = self._clock.monotonic() + timeout_s, self._client.hosts.api
+        return await self._retrier.ask(self._client.credits, Priority.STATUS, host, deadline)
 
     # Waiting
 
@@ -162,14 +152,16 @@ class Jobs:
         self, row: Row, order: Order | None, terms: Terms, deadline: float, tell: Callable[[Progress], None]
     ) -> Row:
         """Waits for the row's one driver, until the deadline or the caller's cancellation."""
-        kept = row.state == "KEPT" and await asyncio.to_thread(self._store.get, row.sha256) is not None
-        if row.state == "KEPT" and not kept:
+        kept = row.state == State.KEPT and await asyncio.to_thread(self._vault.get, row.sha256) is not None
+        if row.state == State.KEPT and not kept:
             self._journal.lost_bytes(row.id)
         elif kept:
             tell(self._progress(row, None, terms, deadline, reused=True))
             return row
-        reused = row.state != "PLANNED"
-        drive = self._driven.get(row.id) or self._start(row, order, terms)
+        reused = row.state != State.PLANNED
+        drive = self._driven.get(row.id)
+        if drive is None or drive.task.done():  # one that was cancelled before its first step is still there
+            drive = self._start(row, order, terms)
         drive.waiters += 1
         try:
             while not drive.task.done():
@@ -179,6 +171,8 @@ class Jobs:
                 if left <= 0:
                     raise self._too_late(now, terms)
                 await self._first_of(drive.task, min(left, TELL_S))
+        except (sqlite3.Error, OSError) as error:
+            raise self._trouble(error, row, drive) from None
         finally:
             self._leave(drive, terms)
         return self._outcome(drive, terms)
@@ -191,92 +185,98 @@ class Jobs:
         finally:
             pause.cancel()
 
-    def _leave(self, drive: _Drive, terms: Terms) -> None:
+    def _leave(self, drive: Drive, terms: Terms) -> None:
         """An unsent job goes with its last waiter, and with the run whose cap it has; a sent one is followed."""
         drive.waiters -= 1
         unwanted = not drive.waiters or drive.terms.budget == terms.budget
         if unwanted and not drive.sent:  # whoever waits on claims again, under their own cap
-            drive.task.cancel()
+            drive.cancel()
 
-    def _outcome(self, drive: _Drive, terms: Terms) -> Row:
+    def _outcome(self, drive: Drive, terms: Terms) -> Row:
         if drive.task.cancelled():
-            raise _GoneError
+            raise GoneError
         error = drive.task.exception()
         if isinstance(error, SpendCapReached) and drive.terms.budget != terms.budget:
-            raise _GoneError  # another run's cap, not ours
+            raise GoneError  # another run's cap, not ours
         if error:
             raise error
         return drive.task.result()
 
     def _too_late(self, row: Row, terms: Terms) -> SegmindError:
-        if row.state == "PLANNED":
+        if row.state == State.PLANNED:
             return explain.too_late_to_send(terms.timeout_s)
-        if row.state == "UNKNOWN":
+        if row.state == State.UNKNOWN:
             return explain.outcome_unknown(row)
         return explain.still_running(row, terms.timeout_s)
 
     def _progress(
-        self, row: Row, drive: _Drive | None, terms: Terms, deadline: float, *, reused: bool = False
+        self, row: Row, drive: Drive | None, terms: Terms, deadline: float, *, reused: bool = False
     ) -> Progress:
         waited = terms.timeout_s - (deadline - self._clock.monotonic())
         known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
-        seen = drive.state if drive and row.state in ("PLANNED", "ACCEPTED") else ""
+        seen = drive.state if drive and row.state in (State.PLANNED, State.ACCEPTED) else ""
         return Progress(row.id, seen or row.state, waited, self._follower.eta.seconds, row.request_id, known, reused)
 
     # Driving
 
-    def _start(self, row: Row, order: Order | None, terms: Terms) -> _Drive:
-        drive = _Drive(terms, task=None)  # type: ignore[arg-type]
+    def _start(self, row: Row, order: Order | None, terms: Terms) -> Drive:
+        drive = Drive(terms, task=None)  # type: ignore[arg-type]
         drive.task = asyncio.ensure_future(self._drive(row, order, drive))
         drive.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._driven[row.id] = drive
         return drive
 
-    async def _drive(self, claimed: Row, order: Order | None, drive: _Drive) -> Row:
+    async def _drive(self, claimed: Row, order: Order | None, drive: Drive) -> Row:
         """One step after another until the row is final. Cancelled before anything was sent, or at exit."""
-        id, horizon, row = claimed.id, self._clock.monotonic() + FOLLOW_S, None
+        id, deadline, row = claimed.id, self._clock.monotonic() + FOLLOW_S, None
         try:
             async with self._governor.job():
-                while self._clock.monotonic() < horizon:
+                while self._clock.monotonic() < deadline:
                     row = self._journal.take(id)
                     if row is None or row.fingerprint != claimed.fingerprint:
-                        raise _GoneError
-                    ending = explain.past(row)
+                        raise GoneError
+                    ending = explain.no_picture_because(row)
                     if ending:
                         raise ending
-                    if row.state == "KEPT":
+                    if row.state == State.KEPT:
                         return row
-                    drive.sent = row.state != "PLANNED"
-                    await self._step(row, order, drive, horizon)
+                    drive.sent = row.state != State.PLANNED
+                    await self._step(row, order, drive, deadline)
             row = self._journal.row(id)
-            raise explain.still_running(row, FOLLOW_S) if row else _GoneError
+            raise explain.still_running(row, FOLLOW_S) if row else GoneError
         except SegmindError as error:
             error.request_id = error.request_id or (row.request_id if row else None)
             raise
+        except (sqlite3.Error, OSError) as error:
+            raise self._trouble(error, row or claimed, drive) from None
         finally:
-            del self._driven[id]
+            self._driven.pop(id, None)
             with contextlib.suppress(sqlite3.Error):  # the disk's trouble must not hide what the job came to
                 self._journal.discard(id)
                 self._journal.release(id)
 
-    async def _step(self, row: Row, order: Order | None, drive: _Drive, horizon: float) -> None:
+    async def _step(self, row: Row, order: Order | None, drive: Drive, deadline: float) -> None:
         if row.owner != self._journal.owner:
             await self._clock.sleep(JOIN_S)
-        elif row.state == "PLANNED" and order:
+        elif await self._catch_up.further(row):
+            return
+        elif row.state == State.PLANNED and order:
             await self._submit(row, order, drive)
-        elif row.state == "UNKNOWN":
-            await self._search.find(row)
-        elif row.state == "ACCEPTED":
-            await self._follower.poll(row, drive.saw, horizon)
-        elif row.state == "COMPLETED":
-            await self._follower.keep(row, horizon)
+        elif row.state == State.UNKNOWN:
+            await self._reconciler.find(row)
+        elif row.state == State.ACCEPTED:
+            await self._follower.poll(row, drive.saw, deadline)
+        elif row.state == State.COMPLETED:
+            await self._follower.keep(row, deadline)
         else:
-            raise _GoneError
+            raise GoneError
 
-    async def _submit(self, row: Row, order: Order, drive: _Drive) -> None:
+    async def _submit(self, row: Row, order: Order, drive: Drive) -> None:
         """PLANNED to whatever the server says. Sends again only after proof that nothing was accepted."""
-        drive.state = "UPLOADING" if order.references else ""
-        body = order.request.body([await self._online(reference) for reference in order.references])
+        if not drive.terms.always_new and await self._history.look_back(order):
+            raise GoneError  # claim again: it may have come back
+        drive.state = UPLOADING if order.references else ""
+        body = order.request.body([await self._uploads.address(reference) for reference in order.references])
         drive.state = ""
         unreached = 0
         for tries in itertools.count():
@@ -291,25 +291,32 @@ class Jobs:
             hint = proof.hint_s if isinstance(proof, Rejection) else None
             await self._clock.sleep(backoff(tries, hint, self._rng))
 
-    async def _send(self, row: Row, wire: bytes, digest: str, drive: _Drive) -> NotSent | Rejection | None:
+    async def _send(self, row: Row, wire: bytes, digest: str, drive: Drive) -> NotSent | Rejection | None:
         """One paid request, on disk before it leaves and again before anything else happens.
 
         Returns proof that it was not accepted and may be sent again, or None when the row says how to go on.
         """
         async with self._governor.turn(Priority.SUBMIT, host=self._client.hosts.api) as turn:
+            drive.stop_if_cancelled()
             drive.sent = True
-            if not self._reserve(row, digest, drive):
+            sent = self._reserve(row, digest, drive)
+            if sent is None:
+                return None
+            if not self._begin(sent, drive):
+                await self._catch_up.sent_before(sent)
                 return None
             answer = await self._client.submit(wire)
             if isinstance(answer, Accepted):
-                await self._accepted(row, answer.request_id)
+                await self._accepted(sent, answer.request_id)
             elif isinstance(answer, Unknown):
                 self._journal.unknown(row.id, answer.why)
             elif isinstance(answer, Rejection) and not answer.throttled:
                 refusal = explain.rejected(answer)
                 self._journal.rejected(row.id, refusal.what)
+                self._files.drop(row)
                 raise refusal
             else:
+                self._files.drop(row)
                 self._journal.not_sent(row.id)
                 drive.sent = False
                 turn.unreachable() if isinstance(answer, NotSent) else turn.limited(answer.hint_s)
@@ -318,40 +325,41 @@ class Jobs:
 
     async def _accepted(self, row: Row, request_id: str) -> None:
         """The one write that must not be lost: tried again, and if all fail the error names the job."""
+        with contextlib.suppress(OSError):
+            self._files.update(replace(row, request_id=request_id))
         for pause in (*WRITE_AGAIN_S, None):
             try:
                 return self._journal.accepted(row.id, request_id)
             except sqlite3.Error as error:
                 if pause is None:
-                    raise explain.disk_failed(error, request_id) from None
+                    raise explain.disk_failed(error, explain.SENT, request_id) from None
                 await self._clock.sleep(pause)
 
-    def _reserve(self, row: Row, digest: str, drive: _Drive) -> bool:
-        """Puts SUBMITTING and the reservation on disk; False when the row is no longer ours to send."""
+    def _reserve(self, row: Row, digest: str, drive: Drive) -> Row | None:
+        """Puts SUBMITTING and the reservation on disk; None when the row is no longer ours to send."""
+        estimate, terms = self._journal.estimate_usd, drive.terms
         try:
-            return self._journal.submitting(
-                row.id,
-                digest,
-                budget=drive.terms.budget,
-                cap_usd=drive.terms.max_cost_usd,
-                estimate_usd=self._journal.estimate_usd(),
+            ours = self._journal.submitting(
+                row.id, digest, budget=terms.budget, cap_usd=terms.cap_usd, estimate_usd=estimate()
             )
+            return self._journal.row(row.id) if ours else None
         except OverspendError as error:
             raise explain.over_cap(error) from None
+        except sqlite3.Error:
+            drive.sent = False
+            raise
 
-    async def _online(self, reference: Encoded) -> str:
-        """The address of an uploaded image; the same bytes are uploaded once."""
-        host = self._client.hosts.storage
-        async with self._uploading:
-            known = self._journal.upload(reference.sha256, host, UPLOAD_REUSE_S)
-            if known:
-                return known
-            until = self._clock.monotonic() + FOLLOW_S
-            upload = functools.partial(self._client.upload, [data_url(reference)])
-            urls = await self._asker.ask(upload, Priority.SUBMIT, host, until)
-            if isinstance(urls, Rejection):
-                raise explain.upload_refused(urls)
-            if isinstance(urls, Retry):
-                raise explain.unreachable(urls.why)
-            self._journal.uploaded(reference.sha256, host, urls[0])
-            return urls[0]
+    def _begin(self, row: Row, drive: Drive) -> bool:
+        """Makes the job's file; False when there is one, so that this attempt has been sent already."""
+        try:
+            return self._files.begin(row)
+        except OSError:
+            drive.sent = False
+            self._journal.not_sent(row.id)
+            raise
+
+    def _trouble(self, error: Exception, row: Row, drive: Drive) -> SegmindError:
+        """What the disk's trouble means for the money of a job."""
+        with contextlib.suppress(sqlite3.Error):
+            row = self._journal.row(row.id) or row
+        return explain.disk_failed(error, explain.money_of(row, drive.sent), row.request_id)

@@ -21,27 +21,20 @@ clock being right, only on these compare-and-sets. The key is never here, of the
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from .journal_intake import JournalIntake
 from .redaction import redact
-from .schema import SCHEMA, SCHEMA_VERSION, Row
+from .rows import AWAITED, OPEN, UNANSWERED, UNBILLED, Row, State, adopted, pictured, state_in
 
 PROMPT_START = 60
-LEASE_S = 10.0
-UNKNOWN_SETTLED_S = 60.0
-BUSY_S = 30.0
+LEASE_S = 10.0  # four beats: an owner is not taken for dead because the disk was slow once
+UNKNOWN_SETTLED_S = 60.0  # the last look into the history is over by then
 AVERAGE_COST_USD = 0.0402  # published average for this model, 2026-08
-
-OPEN = ("PLANNED", "SUBMITTING", "UNKNOWN", "ACCEPTED", "COMPLETED")
-UNBILLED = ("FAILED", "REJECTED")
-
-_COLUMNS = ", ".join(field.name for field in fields(Row))
 
 
 class OverspendError(Exception):
@@ -52,7 +45,7 @@ class OverspendError(Exception):
         self.committed_usd, self.estimate_usd, self.cap_usd = committed_usd, estimate_usd, cap_usd
 
 
-class Journal:
+class Journal(JournalIntake):
     """The journal of one folder. Use from one thread; other processes may have it open too.
 
     Args:
@@ -62,21 +55,17 @@ class Journal:
     """
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time, lease_s: float = LEASE_S) -> None:
-        self.owner = uuid.uuid4().hex
-        self._now, self._lease_s = now, lease_s
-        self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-        _set_wal(self._db)
-        for pragma in ("synchronous=FULL", "fullfsync=ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._migrate(path)
-        path.chmod(0o600)
+        super().__init__(path, now)
+        self.owner, self._lease_s = uuid.uuid4().hex, lease_s
 
     def close(self) -> None:
         """Leaves every job free for others to take."""
-        with self._write() as db:
-            db.execute("UPDATE jobs SET owner = NULL WHERE owner = ?", (self.owner,))
-            db.execute("DELETE FROM owners WHERE owner = ?", (self.owner,))
-        self._db.close()
+        try:
+            with self._write() as db:
+                db.execute("UPDATE jobs SET owner = NULL WHERE owner = ?", (self.owner,))
+                db.execute("DELETE FROM owners WHERE owner = ?", (self.owner,))
+        finally:
+            self._db.close()
 
     def beat(self) -> None:
         """Tells other processes that this one lives; call every second or two."""
@@ -98,8 +87,8 @@ class Journal:
             db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
             db.execute(
                 "INSERT INTO jobs (fingerprint, attempt, state, owner, prompt_start, seed, created_at)"
-                " VALUES (?, ?, 'PLANNED', ?, ?, ?, ?)",
-                (fingerprint, attempt, self.owner, prompt[:PROMPT_START], seed, self._now()),
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (fingerprint, attempt, State.PLANNED, self.owner, prompt[:PROMPT_START], seed, self._now()),
             )
             return self._last_inserted()
 
@@ -111,8 +100,8 @@ class Journal:
                 return row
             db.execute(
                 "INSERT INTO jobs (fingerprint, attempt, state, prompt_start, request_id, created_at,"
-                " submitted_at) VALUES (?, 1, 'ACCEPTED', '', ?, ?, ?)",
-                (_adopted(request_id), request_id, self._now(), self._now()),
+                " submitted_at) VALUES (?, 1, ?, '', ?, ?, ?)",
+                (adopted(request_id), State.ACCEPTED, request_id, self._now(), self._now()),
             )
             return self._last_inserted()
 
@@ -125,7 +114,7 @@ class Journal:
             row = self._one("id = ?", id)
             if row is None or row.state not in OPEN or self._lives_elsewhere(row):
                 return row
-            state = "UNKNOWN" if row.state == "SUBMITTING" else row.state
+            state = State.UNKNOWN if row.state == State.SUBMITTING else row.state
             db.execute("UPDATE jobs SET owner = ?, state = ? WHERE id = ?", (self.owner, state, id))
             db.execute("REPLACE INTO owners VALUES (?, ?)", (self.owner, self._now()))
             return self._one("id = ?", id)
@@ -153,9 +142,9 @@ class Journal:
             if cap_usd is not None and committed + estimate_usd > cap_usd + 1e-9:
                 raise OverspendError(committed, estimate_usd, cap_usd)
             done = db.execute(
-                "UPDATE jobs SET state = 'SUBMITTING', body_digest = ?, budget = ?, reserved_usd = ?,"
-                " submitted_at = ? WHERE id = ? AND state = 'PLANNED' AND owner = ?",
-                (body_digest, budget, estimate_usd, self._now(), id, self.owner),
+                "UPDATE jobs SET state = ?, body_digest = ?, budget = ?, reserved_usd = ?, submitted_at = ?"
+                f" WHERE id = ? AND {state_in(State.PLANNED)} AND owner = ?",
+                (State.SUBMITTING, body_digest, budget, estimate_usd, self._now(), id, self.owner),
             )
             return done.rowcount == 1
 
@@ -163,19 +152,20 @@ class Journal:
         """Back to PLANNED: whoever sent it has proof that nothing was accepted."""
         with self._write() as db:
             db.execute(
-                "UPDATE jobs SET state = 'PLANNED', reserved_usd = 0, submitted_at = NULL"
-                " WHERE id = ? AND state IN ('SUBMITTING', 'UNKNOWN')",
-                (id,),
+                "UPDATE jobs SET state = ?, reserved_usd = 0, submitted_at = NULL"
+                f" WHERE id = ? AND {state_in(*UNANSWERED)}",
+                (State.PLANNED, id),
             )
 
     def unknown(self, id: int, why: str) -> None:
-        self._move(id, ("SUBMITTING",), "UNKNOWN", note=why)
+        self._move(id, (State.SUBMITTING,), State.UNKNOWN, note=why)
 
     def accepted(self, id: int, request_id: str) -> None:
         """The server's own answer to our submit; UNKNOWN should another row have that request_id."""
         with self._write() as db:
-            if not self._name(id, request_id, "SUBMITTING", "UNKNOWN"):
-                db.execute("UPDATE jobs SET state = 'UNKNOWN' WHERE id = ? AND state = 'SUBMITTING'", (id,))
+            if not self._name(id, request_id, *UNANSWERED):
+                sending = state_in(State.SUBMITTING)
+                db.execute(f"UPDATE jobs SET state = ? WHERE id = ? AND {sending}", (State.UNKNOWN, id))
 
     def found(self, id: int, request_id: str) -> bool:
         """UNKNOWN to ACCEPTED with a request_id out of the account's history.
@@ -184,11 +174,11 @@ class Journal:
         """
         same_body = "body_digest = (SELECT body_digest FROM jobs WHERE id = ?)"
         with self._write():
-            twin = self._one(f"id <> ? AND state = 'SUBMITTING' AND {same_body}", id, id)
-            return twin is None and self._name(id, request_id, "UNKNOWN")
+            twin = self._one(f"id <> ? AND {state_in(State.SUBMITTING)} AND {same_body}", id, id)
+            return twin is None and self._name(id, request_id, State.UNKNOWN)
 
     def completed(self, id: int, url: str) -> None:
-        self._move(id, ("ACCEPTED", "COMPLETED"), "COMPLETED", url=url)
+        self._move(id, AWAITED, State.COMPLETED, url=url)
 
     def settle(
         self,
@@ -208,32 +198,33 @@ class Journal:
             )
 
     def kept(self, id: int, sha256: str) -> None:
-        self._move(id, ("ACCEPTED", "COMPLETED"), "KEPT", sha256=sha256)
+        """The row now says where its picture is from, which until then may have been known by its hash alone."""
+        self._move(id, AWAITED, State.KEPT, sha256=sha256)
+        with self._write() as db:
+            db.execute("DELETE FROM jobs WHERE fingerprint = ?", (pictured(sha256),))
 
     def lost_bytes(self, id: int) -> None:
         """KEPT back to ACCEPTED: the vault no longer has them, Segmind may."""
-        self._move(id, ("KEPT",), "ACCEPTED", sha256="")
+        self._move(id, (State.KEPT,), State.ACCEPTED, sha256="")
 
     def failed(self, id: int, why: str) -> None:
-        self._move(id, ("ACCEPTED", "COMPLETED"), "FAILED", note=why)
+        self._move(id, AWAITED, State.FAILED, note=why)
 
     def rejected(self, id: int, why: str) -> None:
-        self._move(id, ("SUBMITTING", "UNKNOWN"), "REJECTED", note=why)
+        self._move(id, UNANSWERED, State.REJECTED, note=why)
 
     def expired(self, id: int, why: str) -> None:
-        self._move(id, ("ACCEPTED", "COMPLETED"), "EXPIRED", note=why)
+        self._move(id, AWAITED, State.EXPIRED, note=why)
 
     def discard(self, id: int) -> bool:
         """Forgets a row from which nothing was sent."""
         with self._write() as db:
-            done = db.execute("DELETE FROM jobs WHERE id = ? AND state = 'PLANNED' AND owner = ?", (id, self.owner))
+            query = f"DELETE FROM jobs WHERE id = ? AND {state_in(State.PLANNED)} AND owner = ?"
+            done = db.execute(query, (id, self.owner))
             return done.rowcount == 1
 
     def row(self, id: int) -> Row | None:
         return self._one("id = ?", id)
-
-    def by_request_id(self, request_id: str) -> Row | None:
-        return self._one("request_id = ?", request_id)
 
     def rows(self, limit: int = 100) -> list[Row]:
         """Newest first."""
@@ -243,7 +234,7 @@ class Journal:
         """Dollars spent or reserved under `budget`; a cost that is not known counts as its reservation."""
         query = (
             "SELECT COALESCE(SUM(COALESCE(cost_usd, reserved_usd)), 0) FROM jobs"
-            " WHERE budget = ? AND state NOT IN ('FAILED', 'REJECTED')"
+            f" WHERE budget = ? AND NOT {state_in(*UNBILLED)}"
         )
         return float(self._db.execute(query, (budget,)).fetchone()[0])
 
@@ -272,47 +263,23 @@ class Journal:
         with self._write() as db:
             db.execute("REPLACE INTO uploads VALUES (?, ?, ?, ?)", (sha256, host, url, self._now()))
 
-    def _migrate(self, path: Path) -> None:
-        with self._write() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in filter(str.strip, SCHEMA.split(";\n")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise RuntimeError(
-                    f"The job journal {path} has version {version}, this pack knows {SCHEMA_VERSION}."
-                    " Nothing was sent and nothing was charged. Update the pack."
-                )
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
-    def _move(self, id: int, before: tuple[str, ...], after: str, **values: str) -> None:
+    def _move(self, id: int, before: tuple[State, ...], after: State, **values: str) -> None:
         """`before` to `after`; a row that another process has moved on already stays as it is."""
         if "note" in values:
             values["note"] = redact(values["note"])
         changes = "".join(f", {name} = ?" for name in values)
-        marks = ", ".join("?" * len(before))
         with self._write() as db:
             db.execute(
-                f"UPDATE jobs SET state = ?, changed_at = ?{changes} WHERE id = ? AND state IN ({marks})",
-                (after, self._now(), *values.values(), id, *before),
+                f"UPDATE jobs SET state = ?, changed_at = ?{changes} WHERE id = ? AND {state_in(*before)}",
+                (after, self._now(), *values.values(), id),
             )
 
-    def _name(self, id: int, request_id: str, *before: str) -> bool:
+    def _name(self, id: int, request_id: str, *before: State) -> bool:
         """Gives a row its request_id; what `adopt` knows under that name becomes this row's, which has the inputs."""
         row, holder = self._one("id = ?", id), self._one("request_id = ?", request_id)
-        if row is None or row.state not in before or (holder and holder.fingerprint != _adopted(request_id)):
+        if row is None or row.state not in before or (holder and holder.fingerprint != adopted(request_id)):
             return False
-        known = holder or replace(row, state="ACCEPTED", note="")
+        known = holder or replace(row, state=State.ACCEPTED, note="")
         learnt = (known.state, known.note, known.url, known.sha256, known.cost_usd, known.remaining_usd)
         self._db.execute("DELETE FROM jobs WHERE request_id = ?", (request_id,))
         self._db.execute(
@@ -324,7 +291,7 @@ class Journal:
 
     def _is_over(self, row: Row) -> bool:
         searched = row.owner is None and self._now() - (row.submitted_at or 0.0) > UNKNOWN_SETTLED_S
-        return searched if row.state == "UNKNOWN" else row.state not in OPEN
+        return searched if row.state == State.UNKNOWN else row.state not in OPEN
 
     def _lives_elsewhere(self, row: Row) -> bool:
         if row.owner is None or row.owner == self.owner:
@@ -336,28 +303,3 @@ class Journal:
         row = self._one("id = last_insert_rowid()")
         assert row is not None
         return row
-
-    def _one(self, where: str, *values: object) -> Row | None:
-        return next(self._select(where, *values), None)
-
-    def _select(self, where: str, *values: object) -> Iterator[Row]:
-        for found in self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where}", values):
-            yield Row(*found)
-
-
-def _adopted(request_id: str) -> str:
-    """The fingerprint of a row whose inputs are not known here."""
-    return f"request {request_id}"
-
-
-def _set_wal(db: sqlite3.Connection) -> None:
-    """Switches to write-ahead logging; sqlite does not wait by itself while another process does the same."""
-    until = time.monotonic() + BUSY_S
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)

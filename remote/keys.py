@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import ipaddress
 import os
 import re
 import stat
@@ -15,10 +13,9 @@ from typing import NoReturn
 
 import httpx
 
+from .addresses import is_loopback
 from .errors import NOTHING_SENT, BadInput, MissingKey
-from .redaction import RedactingFilter, hide, looks_like_key, redact
-
-__all__ = ["Hosts", "Key", "RedactingFilter", "load_key", "looks_like_key", "redact", "refuse_secrets"]
+from .redaction import hide, looks_like_key
 
 KEY_VARIABLE = "SEGMIND_API_KEY"
 KEY_FILE = "segmind.key"
@@ -87,11 +84,6 @@ class Key:
                 f"If that host is yours, name it in {', '.join(HOST_VARIABLES.values())}",
             )
         return {"x-api-key": self._secret}
-
-    @property
-    def account(self) -> str:
-        """Eight hex digits that tell accounts apart; 32 bits cannot be turned back into a key."""
-        return hashlib.sha256(b"klein9b account " + self._secret.encode()).hexdigest()[:8]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Key) and hmac.compare_digest(self._secret.encode(), other._secret.encode())
@@ -212,17 +204,10 @@ def _base_url(text: str, variable: str) -> str:
         url = httpx.URL()
     if not url.host or url.userinfo or re.search(r"[?#\s]", text):
         _refuse_base(variable, "is not a plain base URL: a scheme, a host, and no user, query or fragment")
-    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
         _refuse_base(variable, "must start with https:// (http:// is for loopback only)")
     return text.rstrip("/")
 
 
 def _refuse_base(variable: str, flaw: str) -> NoReturn:
     raise BadInput(f"{variable} {flaw}", NOTHING_SENT, f"Correct or unset {variable} and restart ComfyUI")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -7,13 +7,14 @@ are honoured here instead. The key is a header of the request itself, which a CO
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
+
+from .addresses import is_loopback, is_public
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 
@@ -110,23 +111,3 @@ async def resolve_all(host: str, port: int) -> list[str]:
     except OSError:
         raise httpx.ConnectError(f"{host} cannot be resolved") from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one the whole internet can reach; mapped and tunnelled IPv4 is looked into."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        inside = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inside is not None and not inside.is_global:
-            return False
-    return ip.is_global and not ip.is_multicast
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -14,11 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 from urllib.parse import quote
 
-from .loose import amount, from_base64, is_image, loads, mapping, moment, one_line
-from .request import SLUG, body_digest
+from .dates import DAY_S, moment
+from .lenient_json import amount, from_base64, loads, mapping, one_line
+from .media_types import media_type_of
+from .request import SLUG, body_digest, read_inputs
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
@@ -28,6 +31,7 @@ SUBMIT_PATH = f"/v2/{SLUG}"
 CREDITS_PATH = "/v1/get-user-credits"
 UPLOAD_PATH = "/upload-asset"
 HISTORY_PAGE = 100
+KEEPS_S = 7 * DAY_S  # how long Segmind keeps a picture and the record that leads to it
 HISTORY_PATH = "/inference-request/request-history"
 
 
@@ -35,14 +39,13 @@ HISTORY_PATH = "/inference-request/request-history"
 class Reply:
     """One HTTP reply, read to its end.
 
-    Args:
+    Attributes:
         hint_s: seconds the server asked us to wait, where it said so.
         skew_s: the server's clock minus ours.
     """
 
     status: int
     body: bytes
-    content_type: str = ""
     hint_s: float | None = None
     skew_s: float = 0.0
 
@@ -83,7 +86,7 @@ class Accepted:
 class Retry:
     """A GET that gave no answer; asking again costs nothing.
 
-    Args:
+    Attributes:
         status: HTTP status code, None where there was no reply.
         connected: whether the host could be reached at all.
     """
@@ -104,9 +107,24 @@ class Metrics:
     inference_s: float | None = None
 
 
+class Reported(str, Enum):
+    """What Segmind says of a job. Its COMPLETED is a picture that is made, the journal's one whose address is known."""
+
+    QUEUED = "QUEUED"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+    __str__ = str.__str__
+
+
 @dataclass(frozen=True)
 class Status:
-    """`state` is upper case: QUEUED, PROCESSING, COMPLETED, FAILED, or a word we do not know yet."""
+    """Where a job is.
+
+    Attributes:
+        state: one of `Reported`, or a word in upper case that we do not know yet.
+    """
 
     state: str
     error: str = ""
@@ -129,11 +147,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Record:
-    """One request as the account's history shows it. `body_digest` is empty if its inputs are unreadable."""
+    """One request as the account's history shows it.
+
+    Attributes:
+        inputs: its parameters; empty, as is `body_digest`, where the history does not tell them.
+    """
 
     request_id: str
     state: str
     body_digest: str
+    inputs: dict[str, Any] = field(default_factory=dict)
     created_at: float | None = None
     url: str = ""
     error: str = ""
@@ -182,7 +205,7 @@ def read_status(reply: Reply) -> Status | Retry | Rejection:
     """A FAILED job comes as HTTP 422; a body that names a final state counts whatever its HTTP code."""
     body = mapping(_json(reply))
     status = _status(body)
-    if status and status.state in ("COMPLETED", "FAILED"):
+    if status and status.state in (Reported.COMPLETED, Reported.FAILED):
         return status
     refused = _not_ok(reply)
     return refused or status or Retry("the status reply has no state", reply.hint_s, reply.status)
@@ -190,19 +213,19 @@ def read_status(reply: Reply) -> Status | Retry | Rejection:
 
 def read_result(reply: Reply) -> Result | Status | Retry | Rejection:
     """A `Status` means the job is not, or not successfully, over."""
-    if 200 <= reply.status < 300 and is_image(reply.body):
+    if 200 <= reply.status < 300 and media_type_of(reply.body):
         return Result(Source(data=reply.body))
     body = mapping(_json(reply))
     status = _status(body)
-    if status and status.state == "FAILED":
+    if status and status.state == Reported.FAILED:
         return status
     refused = _not_ok(reply)
     if refused:
         return refused
     source = next(_sources(body), None)
-    if source and (status is None or status.state == "COMPLETED"):
+    if source and (status is None or status.state == Reported.COMPLETED):
         return Result(source, _metrics(body))
-    if status and status.state != "COMPLETED":
+    if status and status.state != Reported.COMPLETED:
         return status
     return Retry("the result is empty", reply.hint_s, reply.status)
 
@@ -238,10 +261,10 @@ def read_history(reply: Reply) -> tuple[Record, ...] | Retry | Rejection:
     refused = _not_ok(reply)
     if refused:
         return refused
-    rows = mapping(_json(reply)).get("data")
-    if not isinstance(rows, list):
-        return Retry("the history reply has no rows", reply.hint_s, reply.status)
-    return tuple(record for record in map(_record, rows) if record)
+    entries = mapping(_json(reply)).get("data")
+    if not isinstance(entries, list):
+        return Retry("the history reply has no requests", reply.hint_s, reply.status)
+    return tuple(record for record in map(_record, entries) if record)
 
 
 def read_record(reply: Reply) -> Record | Retry | Rejection:
@@ -265,38 +288,11 @@ def words_of(reply: Reply) -> str:
     said = " / ".join(_said(_json(reply)))
     if not said:
         text = reply.body[:4096].decode("utf-8", "replace").strip()
-        said = "" if text[:1] in ("{", "[") or is_image(reply.body) else text
+        said = "" if text[:1] in ("{", "[") or media_type_of(reply.body) else text
         if "<" in said[:64]:
             title = re.search(r"<title[^>]*>([^<]*)", said, re.IGNORECASE)
             said = title.group(1) if title else "a web page instead of an answer"
     return one_line(said) or "no explanation"
-
-
-def meaning(status: int, words: str) -> tuple[str, str]:
-    """What a refusal means and what to do about it, as two sentences without their full stops."""
-    said = f'Segmind refused ({status}): "{words}"'
-    low = words.lower()
-    if status == 401 and "missing" in low:
-        return f"{said}: the key did not reach it", "Look for a proxy that removes headers, then run again"
-    if status == 406 and ("content type" in low or "content-type" in low):
-        return f"{said}: a content type problem on the way", "Look for a proxy that rewrites requests"
-    if status == 406 and ("cap" in low or "limit" in low):
-        return f"{said}: a spending limit of the team", "Raise the limit at Segmind, then run again"
-    if status == 406 and "credit" not in low and "balance" not in low and words != "no explanation":
-        return said, "Change the input that it names, then run again"
-    return said, _ADVICE.get(status, "Change the input that it names, then run again")
-
-
-_ADVICE = {
-    401: "Check SEGMIND_API_KEY or the key file, then run again",
-    403: "Ask for access to flux-2-klein-9b at Segmind, or use another key",
-    404: "Check SEGMIND_BASE_URL, and at Segmind that flux-2-klein-9b is still offered",
-    405: "Check SEGMIND_BASE_URL: it does not look like Segmind's gateway",
-    406: "Add credits at Segmind, then run again",
-    410: "The model was retired: choose another",
-    413: "Send smaller or fewer images",
-    429: "Wait a minute, then run again",
-}
 
 
 def _not_ok(reply: Reply) -> Retry | Rejection | None:
@@ -323,20 +319,21 @@ def _metrics(body: dict[str, Any]) -> Metrics:
     return Metrics(*(amount(given.get(name)) for name in names))
 
 
-def _record(row: object) -> Record | None:
-    row = mapping(row)
-    request_id = row.get("request_id")
+def _record(entry: object) -> Record | None:
+    entry = mapping(entry)
+    request_id = entry.get("request_id")
     if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
         return None
-    url, state = row.get("generation_url"), row.get("model_status") or row.get("status")
+    url, state = entry.get("generation_url"), entry.get("model_status") or entry.get("status")
     return Record(
         request_id=request_id,
         state=one_line(state).upper() if isinstance(state, str) else "",
-        body_digest=body_digest(row.get("request_body")),
-        created_at=moment(row.get("model_created") or row.get("created_at")),
+        body_digest=body_digest(entry.get("request_body")),
+        inputs=read_inputs(entry.get("request_body")),
+        created_at=moment(entry.get("model_created") or entry.get("created_at")),
         url=url if isinstance(url, str) else "",
-        error=one_line(" / ".join(_said(row))),
-        cost_usd=amount(row.get("credits_deduction")),
+        error=one_line(" / ".join(_said(entry))),
+        cost_usd=amount(entry.get("credits_deduction")),
     )
 
 
@@ -361,7 +358,7 @@ def _source_of(text: str, depth: int) -> Iterator[Source]:
         yield from _sources(loads(text), depth + 1)
     elif text:
         data = from_base64(text.partition(",")[2] if text.startswith("data:") else text)
-        if is_image(data):
+        if media_type_of(data):
             yield Source(data=data)
 
 
@@ -384,7 +381,7 @@ def _said(body: object, depth: int = 0) -> Iterator[str]:
 
 
 def _json(reply: Reply) -> object:
-    return None if is_image(reply.body) else loads(reply.body)
+    return None if media_type_of(reply.body) else loads(reply.body)
 
 
 def _checked(request_id: str) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import ipaddress
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
 import httpx
 
+from .addresses import may_be_public
 from .errors import NOTHING_SENT, BadInput
 
 SLUG = "flux-2-klein-9b"
@@ -27,6 +27,7 @@ ASPECT_RATIOS = (
     "1:1", "match_input_image", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9",
 )  # fmt: skip
 MAX_SEED = 2**32 - 1
+MAX_REFERENCES = 10
 MAX_URL = 4096
 MAX_HISTORY_BODY = 1 << 20
 
@@ -35,7 +36,7 @@ MAX_HISTORY_BODY = 1 << 20
 class KleinRequest:
     """One picture to make.
 
-    Args:
+    Attributes:
         image_urls: references already online, https, in order; those uploaded for this job come before them.
         seed: 0 to 2**32 - 1; never left to the server, so that a request can be recognised and repeated.
         aspect_ratio: one of `ASPECT_RATIOS`; others pass, so that the server's own words are what is read.
@@ -74,7 +75,7 @@ class KleinRequest:
         if not 1 <= len(self.aspect_ratio) <= 32:
             _refuse("aspect_ratio should be a ratio such as 16:9", "Choose one from the list")
         for url in self.image_urls:
-            check_image_url(url)
+            refuse_image_url(url)
 
     def body(self, uploaded: Sequence[str] = ()) -> dict[str, Any]:
         """The JSON object to send, in the published page's order; `uploaded` addresses come first."""
@@ -100,7 +101,7 @@ class KleinRequest:
             references: sha256 of each image as it would be uploaded, in order.
             base_url: the gateway; a job on one server is not a job on another.
         """
-        return _digest({"base_url": base_url, "slug": SLUG, "references": list(references), **self.body()})
+        return fingerprint_of(self.body(), references, base_url)
 
     def texts(self) -> dict[str, str]:
         """Every text a person may have typed, by its name."""
@@ -119,24 +120,60 @@ def encode_body(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def body_digest(body: object) -> str:
-    """Recognises a request in the account's history; empty when `body` cannot be read as one.
+def fingerprint_of(body: Mapping[str, Any], references: Sequence[str], base_url: str) -> str:
+    """The fingerprint of a request by its body without uploads; see `KleinRequest.fingerprint`."""
+    return _digest({"base_url": base_url, "slug": SLUG, "references": list(references), **body})
+
+
+def read_inputs(body: object) -> dict[str, Any]:
+    """The parameters in a body as the account's history shows it, without the empty ones; empty when unreadable.
 
     The history gives the inputs as an object, as JSON text or as the text of a Python dict, and may add keys.
     """
     if isinstance(body, str):
         body = _parse(body[: MAX_HISTORY_BODY + 1])
     if not isinstance(body, dict) or "prompt" not in body:
-        return ""
+        return {}
     said = {name: value for name, value in body.items() if name in _FIELDS and value not in (None, [], "")}
-    ours = {name: _shortest(value) for name, value in said.items()}
+    inputs = {name: _shortest(value) for name, value in said.items()}
     try:
-        return _digest(ours)
+        _digest(inputs)
     except (TypeError, ValueError, RecursionError):
-        return ""
+        return {}
+    return inputs
 
 
-def check_image_url(url: str) -> None:
+def body_digest(body: object) -> str:
+    """Recognises a request in the account's history; empty when `body` cannot be read as one."""
+    inputs = read_inputs(body)
+    return _digest(inputs) if inputs else ""
+
+
+def outline(inputs: Mapping[str, Any]) -> str:
+    """A digest of everything but which images: uploads of the same pixels have other addresses each time."""
+    urls = inputs.get("image_urls")
+    return _digest({**inputs, "image_urls": len(urls) if isinstance(urls, (list, tuple)) else 0})
+
+
+def refuse_too_many_references(counts: Mapping[str, int]) -> None:
+    """Stops a request with more references than it may have, before any of them is uploaded.
+
+    Args:
+        counts: how many come from where, in order.
+
+    Raises:
+        BadInput: more than ten.
+    """
+    total = sum(counts.values())
+    if total > MAX_REFERENCES:
+        told = ", ".join(f"{count} from {name}" for name, count in counts.items() if count)
+        _refuse(
+            f"There are {total} reference images ({told}), and a request takes at most {MAX_REFERENCES}",
+            "Connect fewer: every frame of a batch counts as one, and so does every line of image_urls",
+        )
+
+
+def refuse_image_url(url: str) -> None:
     """Raises BadInput unless `url` is one that Segmind could fetch and that shows nothing of this machine."""
     shown = url[:80] if isinstance(url, str) else repr(url)
     todo = "Give an https address that anyone can open, or connect the image itself"
@@ -151,18 +188,8 @@ def check_image_url(url: str) -> None:
         _refuse(f"The image address {shown!r} should start with https://", todo)
     if parsed.userinfo:
         _refuse(f"The image address at {parsed.host} carries a user name or password", todo)
-    if not _is_public(parsed.host):
+    if not may_be_public(parsed.host):
         _refuse(f"The image address {shown!r} is on this machine or a private network", todo)
-
-
-def _is_public(host: str) -> bool:
-    name = host.rstrip(".").lower()
-    try:
-        return ipaddress.ip_address(name).is_global
-    except ValueError:
-        last = name.rpartition(".")[2]
-        numeric = last.isdigit() or last.startswith("0x")  # 127.1 and 0x7f.1 are addresses too
-        return "." in name and not numeric and last not in ("localhost", "local", "internal")
 
 
 def _parse(text: str) -> object:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+from . import durable
+from .media_types import EXTENSIONS
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """One file of the vault. `size` is in bytes."""
+    """One file of the vault.
+
+    Attributes:
+        size: in bytes.
+    """
 
     sha256: str
     path: Path
@@ -36,8 +39,7 @@ class Vault:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(directory.parent)
+        durable.make_folder(directory)
 
     def put(self, data: bytes, media_type: str) -> Kept:
         """Keeps `data` for good; when this returns, it survives a power cut.
@@ -55,7 +57,7 @@ class Vault:
         path = self._find(sha256)
         if path is None or _verified(path) is None:
             path = self.directory / (sha256 + EXTENSIONS[media_type])
-            self._write(path, data)
+            durable.replace(path, data)
         return Kept(sha256=sha256, path=path, size=len(data))
 
     def get(self, sha256: str) -> bytes | None:
@@ -70,29 +72,14 @@ class Vault:
         return [Kept(sha256=path.stem, path=path, size=status.st_size) for path, status in found]
 
     def _find(self, sha256: str) -> Path | None:
-        if not _SHA256.fullmatch(sha256):
+        if not SHA256.fullmatch(sha256):
             raise ValueError("a picture is named by the 64 lower-case hex digits of its sha256")
         paths = (self.directory / (sha256 + extension) for extension in EXTENSIONS.values())
         return next((path for path in paths if path.is_file()), None)
 
-    def _write(self, path: Path, data: bytes) -> None:
-        """Temporary file, fsync, rename, fsync of the folder: the name never shows less than all bytes."""
-        handle, name = tempfile.mkstemp(dir=self.directory, prefix=".", suffix=".part")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_directory(self.directory)
-
 
 def _names_a_picture(path: Path) -> bool:
-    return path.suffix in EXTENSIONS.values() and bool(_SHA256.fullmatch(path.stem))
+    return path.suffix in EXTENSIONS.values() and bool(SHA256.fullmatch(path.stem))
 
 
 def _verified(path: Path) -> bytes | None:
@@ -106,14 +93,3 @@ def _verified(path: Path) -> bytes | None:
     with contextlib.suppress(FileNotFoundError):
         path.rename(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.corrupt"))
     return None
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes a rename durable; Windows neither needs nor allows it."""
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

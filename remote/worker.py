@@ -14,7 +14,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-EXIT_S = 2.0
+EXIT_S = 2.0  # the program's end waits no longer for jobs that the journal knows
 
 T = TypeVar("T")
 

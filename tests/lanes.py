@@ -9,15 +9,16 @@ from pack import importable
 importable()
 
 from fake_segmind import FakeSegmind, Settings  # noqa: E402
-from klein9b.remote import lane as lane_module  # noqa: E402
+from klein9b.remote import session  # noqa: E402
 from klein9b.remote.client import Timeouts  # noqa: E402
 from klein9b.remote.governor import Governor  # noqa: E402
 from klein9b.remote.keys import Hosts, Key  # noqa: E402
-from klein9b.remote.lane import Lane, Options, list_jobs  # noqa: E402
 from klein9b.remote.request import KleinRequest  # noqa: E402
+from klein9b.remote.service import Account, Terms, list_jobs  # noqa: E402
+from klein9b.remote.session import Session  # noqa: E402
 
 PACE = 100.0
-lane_module.WATCH_S = 0.01
+session.WATCH_S = 0.01
 SHORT = Timeouts(connect_s=0.5, submit_s=0.5, get_s=0.5, upload_s=0.5, download_s=0.5)
 
 
@@ -45,12 +46,14 @@ def hosts_of(fake):
     return Hosts(api=fake.api_url, storage=fake.storage_url, account=fake.account_url)
 
 
+def account_of(fake, directory):
+    return Account(directory, Key(fake.key), hosts_of(fake))
+
+
 def make_lane(fake, directory, *, clock=None, timeouts=SHORT, in_flight=8, worker=None):
     clock = clock or FastClock()
-    return Lane(
-        directory,
-        Key(fake.key),
-        hosts_of(fake),
+    return Session(
+        account_of(fake, directory),
         worker=worker,
         governor=lambda: Governor(per_minute=60000, burst=1000, in_flight=in_flight, clock=clock),
         timeouts=timeouts,
@@ -74,9 +77,9 @@ def batch(count):
     return [request(seed=n) for n in range(count)]
 
 
-def run(lane, *requests, arrays=(), **options):
+def run(lane, *requests, arrays=(), **terms):
     """Pictures for the requests, from a loop that ends with them, as the host does it."""
-    return asyncio.run(lane.run(list(requests), list(arrays), Options(**options)))
+    return asyncio.run(lane.run(list(requests), list(arrays), Terms(**terms)))
 
 
 def settled(directory, states, within=5.0):

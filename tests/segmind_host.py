@@ -7,8 +7,8 @@ from pack import importable
 importable()
 
 from klein9b.remote.journal import Journal  # noqa: E402
+from klein9b.remote.journal_restore import JOURNAL_FILE  # noqa: E402
 from klein9b.remote.keys import KEY_FILE  # noqa: E402
-from klein9b.remote.lane import JOURNAL_FILE  # noqa: E402
 
 EARLIER_JOBS = 20
 

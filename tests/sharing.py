@@ -1,7 +1,8 @@
-"""Which tests stay together when several processes share the suite: a browser's, and those of one file."""
+"""What several processes that share the suite keep together: a browser's tests, and those of one file."""
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -11,6 +12,12 @@ BROWSER = re.compile(r"tests/browser/.*\[(pinned|newest)\b")
 
 class Sharing:
     """The longest groups begin first, so that no process is left with one at the end."""
+
+    def pytest_configure(self) -> None:
+        """Before torch is imported: threads that fight for cores only slow each other down."""
+        processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+        if processes > 1:
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
 
     def pytest_collection_modifyitems(self, items) -> None:
         items.sort(key=lambda item: not BROWSER.match(item.nodeid))

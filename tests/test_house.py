@@ -11,6 +11,7 @@ from load_pack import load_pack
 from typecheck import typecheck
 
 from host.checkout import PACK
+from host.inner_names import bound_too_early
 
 PACKAGES = [PACK / name for name in ("klein", "kernels", "nodes", "remote") if (PACK / name).is_dir()]
 FILES = [PACK / "__init__.py", *sorted(path for package in PACKAGES for path in package.rglob("*.py"))]
@@ -68,6 +69,31 @@ def test_kernels_know_torch_triton_and_kitchen_only():
             assert known, f"{name_of(path)} imports {name}"
 
 
+def behind_the_face(path, root=PACK):
+    """What a file imports of remote/ other than its one face, service."""
+    names = [name for name in imported(path, root) if reaches(name, "klein9b.remote")]
+    return [name for name in names if not reaches(name, "klein9b.remote.service")]
+
+
+def test_the_nodes_know_one_module_of_remote():
+    users = [
+        path for path in (PACK / "nodes").rglob("*.py") if any("klein9b.remote" in name for name in imported(path))
+    ]
+    assert users
+    for path in users:
+        assert not behind_the_face(path), f"{name_of(path)} imports {', '.join(behind_the_face(path))}"
+
+
+@pytest.mark.parametrize(
+    "line", ["from ..remote.keys import Key", "from ..remote import jobs", "from .. import remote"]
+)
+def test_an_import_behind_the_face_would_be_seen(tmp_path, line):
+    path = tmp_path / "nodes" / "module.py"
+    path.parent.mkdir()
+    path.write_text(f"from ..remote import service\n{line}\n")
+    assert len(behind_the_face(path, tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ("package", "line"),
     [
@@ -86,6 +112,30 @@ def test_an_import_upward_would_be_seen(tmp_path, package, line):
     assert upward(path, package, tmp_path)
 
 
+def test_the_hosts_inner_parts_are_bound_when_a_feature_runs():
+    for path in (PACK / "nodes").rglob("*.py"):
+        assert not bound_too_early(path.read_text()), name_of(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "early"),
+    [
+        ("import comfy.sd", True),
+        ("from comfy.ops import cast_bias_weight", True),
+        ("from comfy_api.latest import io", True),
+        ("try:\n    import node_helpers\nexcept ImportError:\n    pass", True),
+        ("class Node:\n    import server", True),
+        ("def run():\n    from comfy.sd import VAE", True),
+        ("def run():\n    import comfy.sd", False),
+        ("if TYPE_CHECKING:\n    from comfy.sd import VAE", False),
+        ("from comfy_api.v0_0_2 import io", False),
+        ("import folder_paths", False),
+    ],
+)
+def test_a_name_bound_too_early_would_be_seen(code, early):
+    assert bool(bound_too_early(code)) == early
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 class TestFile:
     def test_it_is_ascii(self, path):
@@ -98,6 +148,41 @@ class TestFile:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         assert not [one for one in calls if isinstance(one, ast.Name) and one.id == "print"]
         assert not re.search(r"\bsys\.(stdout|stderr)\b", path.read_text())
+
+
+def is_enum(node):
+    return isinstance(node, ast.ClassDef) and "Enum" in {base.id for base in node.bases if isinstance(base, ast.Name)}
+
+
+def spelled_out(source, states):
+    """The states in the text constants of a source, SQL included, but for those of an Enum and in docstrings."""
+    tree = ast.parse(source)
+    allowed = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    allowed |= {id(inner) for node in ast.walk(tree) if is_enum(node) for inner in ast.walk(node)}
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    words = [word for text in texts if id(text) not in allowed for word in re.findall(r"\w+", text.value)]
+    return [word for word in words if word in states]
+
+
+def states_of_jobs():
+    """The values of the Enums whose members are texts."""
+    trees = [ast.parse(path.read_text()) for path in (PACK / "remote").glob("*.py")]
+    enums = [node for tree in trees for node in ast.walk(tree) if is_enum(node)]
+    values = [line.value for enum in enums for line in enum.body if isinstance(line, ast.Assign)]
+    return {value.value for value in values if isinstance(value, ast.Constant)}
+
+
+@pytest.mark.parametrize("package", ["remote", "nodes"])
+def test_a_state_of_a_job_is_spelled_in_its_enum_alone(package):
+    states = states_of_jobs()
+    assert {"PLANNED", "KEPT", "QUEUED"} <= states
+    for path in (PACK / package).rglob("*.py"):
+        assert not spelled_out(path.read_text(), states), name_of(path)
+
+
+def test_a_bare_state_would_be_seen():
+    source = 'class State(str, Enum):\n    """KEPT"""\n    KEPT = "KEPT"\nQUERY = "WHERE state = \'KEPT\'"\n'
+    assert spelled_out(source, {"KEPT"}) == ["KEPT"]
 
 
 def test_ruff_is_content():

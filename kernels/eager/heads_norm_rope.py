@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
-from .rotate import rotate
+from .rope import rope
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ def heads_norm_rope(
     freqs: Tensor,
     heads: int,
     *,
-    rotation: Callable[[Tensor, Tensor], Tensor] = rotate,
+    rotation: Callable[[Tensor, Tensor], Tensor] = rope,
 ) -> tuple[Tensor, ...]:
-    """Splits packed projections into heads; a part with a norm becomes rotate(x / sqrt(mean(x^2) + eps) * weight).
+    """Splits packed projections into heads; a part with a norm becomes rope(x / sqrt(mean(x^2) + eps) * weight).
 
     Args:
         packed: (batch, tokens, parts * heads * head_dim) in any floating dtype, the parts one behind the other; may be
             a view.
         norms: one a part, such as (query's, key's, None) for packed queries, keys and values.
-        freqs: the position table of these tokens, see `rotate`.
-        rotation: stands in for `rotate`, with the same formula.
+        freqs: the position table of these tokens, see `rope`.
+        rotation: stands in for `rope`, with the same formula.
 
     Returns:
         one (batch, heads, tokens, head_dim) a part, of packed's dtype. A part without a norm is a view of packed.

@@ -77,7 +77,7 @@ class References:
 
         It rotates them itself, appends, and leaves no position table for the host to rotate by again.
         """
-        rope = host_functions(options).rotation
+        rope = host_functions(options).rope
 
         def patch(
             q: Tensor,

@@ -178,12 +178,13 @@ class SamplingRun:
         """Tries with what is on the device, then with everything in RAM, then leaves it to the stock path."""
         import comfy.model_management
 
+        is_oom = comfy.model_management.is_oom  # found before the model runs: its absence must not hide an error
         store = self.memory.store
         for give_up in (False, True):
             try:
                 return evaluate()
             except Exception as error:
-                if not comfy.model_management.is_oom(error):
+                if not is_oom(error):
                     raise
             store.offload(max(1, store.device_bytes))
             comfy.model_management.soft_empty_cache()

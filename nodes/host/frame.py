@@ -14,7 +14,10 @@ FrameSocket = io.Custom("KLEIN9B_FRAME")
 
 @dataclass(frozen=True)
 class FramedImage:
-    """Image 1, (H, W, 3) float32 in [0, 1], and how it was fitted to the model's grid."""
+    """Image 1, (H, W, 3) float32 in [0, 1], and how it was fitted to the model's grid.
+
+    The image is the connected IMAGE's own memory wherever that is float32 RGB in RAM, so nobody may write into it.
+    """
 
     image: np.ndarray
     placement: Placement

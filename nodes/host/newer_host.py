@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 TRIED = "0.29 to 0.33"
+_LOOKING_UP = {"__getattr__", "__getattribute__", "__get__"}
 _HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "node_helpers", "nodes", "server"}
 
 
@@ -51,7 +52,7 @@ def _missing_name(error: AttributeError | ModuleNotFoundError) -> str | None:
 
 def _asked_by_this_pack(error: Exception) -> bool:
     """Whether a line of ours failed: what the host or another pack misses deeper inside is a bug of theirs."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name != "__getattr__"]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name not in _LOOKING_UP]
     return bool(frames) and _root(frames[-1].f_globals["__name__"]) == _root(__name__)
 
 

@@ -59,8 +59,8 @@ def model_unfit_because(model: Any) -> str | None:
     p = model.params
     if not (p.global_modulation and p.mlp_silu_act) or p.guidance_embed or p.yak_mlp or p.txt_norm or p.vec_in_dim:
         return "its blocks are not Klein's"
-    layers = comfy.ldm.flux.layers
-    done_by_us = (layers.QKNorm, layers.SiLUActivation, nn.LayerNorm, nn.RMSNorm, nn.Sequential)
+    activations = (comfy.ldm.flux.layers.QKNorm, comfy.ldm.flux.layers.SiLUActivation)
+    done_by_us = (*activations, nn.LayerNorm, nn.RMSNorm, nn.Sequential)
     parts = (part for block in (*model.double_blocks, *model.single_blocks) for part in block.modules())
     if any(is_hung_onto(part) for part in parts if isinstance(part, done_by_us)):
         return "something is hung onto the norms or activations of its blocks"

@@ -19,7 +19,7 @@ import lanes
 
 from fake_segmind import Behaviour, Settings
 from klein9b.remote.client import Timeouts
-from klein9b.remote.lane import Options
+from klein9b.remote.service import Terms
 
 PACE = 5.0
 AT_ONCE = 8
@@ -85,7 +85,7 @@ async def nodes(lane, jobs):
     """Each job as a node of its own, whose picture the graph has used up when the next comes."""
 
     async def node(seed):
-        await lane.run([lanes.request(seed=seed)], [], Options(timeout_s=3300))
+        await lane.run([lanes.request(seed=seed)], [], Terms(timeout_s=3300))
 
     await asyncio.gather(*(node(seed) for seed in range(jobs)))
 
@@ -135,7 +135,7 @@ def ours(behaviours):
         clock = lanes.FastClock(PACE)
         lane = lanes.make_lane(fake, Path(folder), clock=clock, timeouts=PATIENT, in_flight=AT_ONCE)
         requests = [lanes.request(seed=seed) for seed in range(len(behaviours))]
-        asyncio.run(lane.run(requests, [], Options(timeout_s=3300)))
+        asyncio.run(lane.run(requests, [], Terms(timeout_s=3300)))
         asyncio.run(lane.close())
         return measures(fake)
 

@@ -10,10 +10,9 @@ from PIL import Image
 
 import standins
 from fake_segmind import Behaviour, FakeSegmind
-from klein9b.remote import lane
+from klein9b.remote import service
 from klein9b.remote.keys import Hosts, Key
-from klein9b.remote.orders import Progress
-from klein9b.remote.request import KleinRequest
+from klein9b.remote.service import Account, KleinRequest, Picture, Progress
 
 from .say import say
 
@@ -29,8 +28,7 @@ def run(output: Path) -> None:
     photographs = [_pixels(standins.photograph(name, longest_side=SIDE)) for name in ("astronaut", "coffee")]
     with tempfile.TemporaryDirectory() as folder, FakeSegmind(SEGMIND) as segmind:
         hosts = Hosts(api=segmind.api_url, storage=segmind.storage_url, account=segmind.account_url)
-        account = {"directory": Path(folder), "key": Key(segmind.key), "hosts": hosts}
-        first, again = asyncio.run(_twice(photographs, account))
+        first, again = asyncio.run(_twice(Account(Path(folder), Key(segmind.key), hosts), photographs))
         charged = len(segmind.ledger)
     target = output / "remote edit.png"
     Image.fromarray(np.rint(first.decoded.image * 255).astype(np.uint8)).save(target)
@@ -38,9 +36,9 @@ def run(output: Path) -> None:
     say(f"asked again: reused {again.receipt['reused']}, {charged} charge in Segmind's ledger; wrote {target}")
 
 
-async def _twice(photographs: list[np.ndarray], account: dict) -> tuple[lane.Picture, lane.Picture]:
-    (first,) = await lane.run([EDIT], photographs, on_progress=_Said().hear, **account)
-    (again,) = await lane.run([EDIT], photographs, **account)
+async def _twice(account: Account, photographs: list[np.ndarray]) -> tuple[Picture, Picture]:
+    (first,) = await service.run(account, [EDIT], photographs, on_progress=_Said().hear)
+    (again,) = await service.run(account, [EDIT], photographs)
     return first, again
 
 

@@ -31,8 +31,8 @@ EXPLAINED = {
         "SEGMIND_API_KEY and the three SEGMIND_*_URL variables: a key in the environment is in no workflow"
     ),
     ("remote/images.py", "base64"): "Segmind's upload takes a reference image as a data: URL",
-    ("remote/loose.py", "base64"): "an answer may carry the finished picture as base64 text instead of an address",
-    ("remote/journal.py", "database"): "sqlite3.connect on the local file that records every paid job",
+    ("remote/lenient_json.py", "base64"): "an answer may carry the picture as base64 text instead of an address",
+    ("remote/journal_file.py", "database"): "sqlite3.connect on the local file that records every paid job",
     ("remote/network.py", "network"): (
         "getproxies and proxy_bypass read the system's proxy settings; socket names a constant for the look-up that "
         "refuses private addresses. All traffic itself is httpx's"

@@ -50,7 +50,7 @@ def wait_for(fact, seconds=20.0):
 
 
 def rows(base):
-    from klein9b.remote.lane import list_jobs
+    from klein9b.remote.service import list_jobs
 
     return list_jobs(private_folder(base))
 
@@ -290,6 +290,14 @@ class TestRefusals:
             host.run(remote([], prompt="wide", aspect_ratio="21:9"))
         assert spent.charges == 0
 
+    def test_a_batch_past_ten_is_refused_with_how_many_came_from_where(self, host, spent):
+        graph = remote(["image_1.png", "image_2.png"], prompt="too many", image_urls="https://images.example.com/a.png")
+        graph["batch"] = node("RepeatImageBatch", image=["photo_1", 0], amount=9)
+        graph["remote"]["inputs"]["images.image_1"] = ["batch", 0]
+        with pytest.raises(HostError, match="11 reference images .9 from image_1, 1 from image_2, 1 from image_urls"):
+            host.run(graph)
+        assert spent.requests == 0
+
 
 class TestJobs:
     def jobs(self, host, request_id=""):
@@ -342,6 +350,41 @@ class TestJobs:
         finally:
             write_key(host.base, segmind.key)
         assert text.startswith("Balance: not known. No Segmind API key") and len(text.splitlines()) > 10
+
+    def test_without_a_key_a_kept_picture_is_shown(self, host, segmind):
+        entry = host.run(remote([], prompt="shown without a key"))
+        forget_key(host.base)
+        spent = Spent(segmind)
+        try:
+            text, (shown,) = self.jobs(host, receipt(entry)["request_id"])
+        finally:
+            write_key(host.base, segmind.key)
+        assert np.array_equal(pixels(shown), pixels(host.pictures(entry)[0]))
+        assert spent.requests == 0 and "No Segmind API key" in text
+
+
+class TestLostJournal:
+    @pytest.mark.parametrize("moment", ["while the host runs", "while it does not"])
+    def test_nothing_is_paid_again_and_the_person_is_told(self, checkout, tmp_path, moment):
+        graph = remote([], prompt="survives its journal")
+        remember_jobs(tmp_path, seconds=0.1)
+        with FakeSegmind(settings=Settings(pixels=64 * 64)) as segmind:
+            with Host(checkout, tmp_path, environment={"SEGMIND_API_KEY": segmind.key} | environment(segmind)) as host:
+                before = host.run(graph)
+                host.post("/free", {"free_memory": True})
+                if moment == "while it does not":
+                    host.kill()
+                (private_folder(tmp_path) / "jobs.sqlite").write_text("this is no database. " * 500)
+                if moment == "while it does not":
+                    host.start()
+                after = host.run(remote([], prompt="survives its journal", name="again"))
+                (kept,) = private_folder(tmp_path).glob("jobs.sqlite.damaged-*[0-9a-f]")
+                log = host.log()
+            assert segmind.submits == len(segmind.ledger) == 1
+        told = receipt(after, "again")
+        assert told["reused"] and told["request_id"] == receipt(before)["request_id"]
+        assert kept.name in told["note"] and kept.name in log
+        assert log.count("HTTP Request") == 0, "httpx says so for every look at a job"
 
 
 def fetch(host, path, **headers):

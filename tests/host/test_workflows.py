@@ -11,38 +11,14 @@ from PIL import Image
 from fake_segmind import Behaviour
 from host.checkout import PACK
 from host.websocket import Watcher
+from host.workflow_files import WORKFLOWS, made_small, nodes_of, read, twin
 
-WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
 LOCAL = [path for path in WORKFLOWS if "SegmindRemote" not in path.read_text()]
 REMOTE = [path for path in WORKFLOWS if path not in LOCAL]
 NO_FILE = {"SegmindJobs"}  # lists and recovers: a graph of its own would be that one node
 NODE_KEYS = {"id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties"}
 NODE_KEYS |= {"widgets_values"}
 PROPERTIES = {"Node name for S&R", "cnr_id", "ver", "models"}
-PHOTOGRAPHS = ("image_1.png", "image_2.png", "image_3.png", "image_4.png")
-
-
-def read(path):
-    return json.loads(path.read_text())
-
-
-def twin(path):
-    return path.parent / "api" / path.name
-
-
-def nodes_of(graph, kind):
-    return [one for one in graph.values() if one["class_type"] == kind]
-
-
-def made_small(graph):
-    """The same graph on the tests' photographs, at sizes a CPU samples in seconds."""
-    for photograph, load in zip(PHOTOGRAPHS, nodes_of(graph, "LoadImage"), strict=False):
-        load["inputs"]["image"] = photograph
-    for references in nodes_of(graph, "Klein9BReferences"):
-        references["inputs"]["megapixels"] = 0.06
-    for sigmas in nodes_of(graph, "Klein9BScheduler"):
-        sigmas["inputs"]["steps"] = min(4, sigmas["inputs"]["steps"])
-    return graph
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

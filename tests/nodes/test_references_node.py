@@ -228,6 +228,52 @@ class TestOddImages:
         assert not vae.calls
 
 
+class TestFrame:
+    """What image 1 costs in memory, which for a photograph of 24 megapixels is 275 MiB a copy."""
+
+    def frame_of(self, node, image, vae=None, fit="bfl"):
+        *_, frame = run(node, vae or CountingVae(), images={"image_1": image}, fit=fit)
+        return frame
+
+    @pytest.mark.parametrize("frames", [1, 2])
+    def test_it_is_the_connected_image_itself(self, node, frames):
+        batch = torch.cat([photo("coffee")] * frames)
+        assert np.shares_memory(self.frame_of(node, batch).image, batch.numpy())
+
+    @pytest.mark.parametrize("fit", ["bfl", "pad", "megapixel"])
+    @pytest.mark.parametrize("side", [96, 90], ids=["on the grid", "off the grid"])
+    def test_nobody_writes_into_it(self, node, real_vae, fit, side):
+        """On the grid the VAE gets the same memory too."""
+        from klein9b.nodes.restore import Klein9BRestore
+
+        image = photo("astronaut", side)
+        before = image.clone()
+        frame = self.frame_of(node, image, real_vae if fit != "megapixel" else None, fit)
+        grid = frame.placement.grid
+        (restored,) = Klein9BRestore.execute(torch.zeros(1, grid.height, grid.width, 3), frame).args
+        restored += 1
+        assert torch.equal(image, before)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda image: (image * 255).to(torch.uint8),
+            lambda image: image.double(),
+            lambda image: image.half(),
+            lambda image: image[..., :1],
+            lambda image: torch.cat([image, torch.ones_like(image[..., :1])], dim=-1),
+            lambda image: image * 1.5 - 0.25,
+        ],
+        ids=["uint8", "float64", "float16", "grey", "RGBA", "out of range"],
+    )
+    def test_any_other_image_becomes_one(self, node, change):
+        image = change(photo("coffee"))
+        before = image.clone()
+        held = self.frame_of(node, image).image
+        assert held.dtype == np.float32 and held.shape[2] == 3 and held.min() >= 0 and held.max() <= 1
+        assert not np.shares_memory(held, image.numpy()) and torch.equal(image, before)
+
+
 class TestRestoreNode:
     def test_identity_round_trip(self, node):
         from klein9b.klein.framing import fit_image

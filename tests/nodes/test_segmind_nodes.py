@@ -13,7 +13,7 @@ import torch
 
 from fake_segmind import FakeSegmind, Settings
 from host.graphs import REMOTE_WIDGETS
-from segmind_host import environment, remember_jobs, write_key
+from segmind_host import environment, forget_key, remember_jobs, write_key
 
 WIDGETS = {**REMOTE_WIDGETS, "prompt": "a red fox", "negative_prompt": "blurry", "timeout_s": 60}
 
@@ -110,11 +110,21 @@ class TestOrder:
         assert [round(float(frame.mean()), 1) for frame in frames] == [0.1, 0.2, 0.3, 0.4]
         assert all(frame.shape == (4, 4, 3) and frame.dtype == np.float32 for frame in frames)
 
+    def test_a_batch_past_the_cap_is_refused_with_how_many_came_from_where(self, comfy_host):
+        from klein9b.nodes.segmind_picture import frames_in_order
+        from klein9b.remote.errors import BadInput
+
+        images = {"image_2": torch.zeros(3, 4, 4, 3), "image_1": torch.zeros(7, 4, 4, 3), "image_3": None}
+        assert len(frames_in_order(images)) == 10
+        with pytest.raises(BadInput) as said:
+            frames_in_order(images, urls=1)
+        assert "11 reference images (7 from image_1, 3 from image_2, 1 from image_urls)" in said.value.what
+
 
 class TestBatch:
     def picture(self, value=0.5, size=(4, 6), alpha=1.0, request_id="request-1"):
         from klein9b.remote.images import Decoded
-        from klein9b.remote.lane import Picture
+        from klein9b.remote.service import Picture
 
         height, width = size
         image = np.full((height, width, 3), value, np.float32)
@@ -165,6 +175,12 @@ class TestRun:
             run(node, prompt="huge", images={"image_1": huge})
         assert len(segmind.requests) == before
 
+    def test_more_than_ten_frames_are_refused_before_anything_is_sent(self, node, account, segmind):
+        before = len(segmind.requests)
+        with pytest.raises(Exception, match="12 reference images .12 from image_1.*at most 10.*Nothing was sent"):
+            run(node, prompt="many", images={"image_1": torch.zeros(12, 8, 8, 3)})
+        assert len(segmind.requests) == before
+
     def test_nan_is_refused_before_anything_is_sent(self, node, account, segmind):
         before = len(segmind.requests)
         with pytest.raises(Exception, match="Image 1: An image holds NaN"):
@@ -190,13 +206,13 @@ class TestEnds:
 
     @pytest.fixture
     def lane_ends(self, account, monkeypatch):
-        from klein9b.remote import lane
+        from klein9b.remote import service
 
         def make(error):
             async def ending(*_, **__):
                 raise error
 
-            monkeypatch.setattr(lane, "run", ending)
+            monkeypatch.setattr(service, "run", ending)
 
         return make
 
@@ -266,8 +282,8 @@ class TestHostCache:
 
 class TestTexts:
     def job(self, state, waited=0.0, number=1, reused=False, cost=None):
-        from klein9b.remote.orders import Progress
         from klein9b.remote.protocol import Metrics
+        from klein9b.remote.values import Progress
 
         return Progress(number, state, waited, 13.6, "r1", Metrics(cost), reused)
 
@@ -336,7 +352,7 @@ class TestTexts:
 class TestJobsNode:
     def test_an_age_a_cost_and_a_note(self, comfy_host):
         from klein9b.nodes.segmind_jobs import _line
-        from klein9b.remote.schema import Row
+        from klein9b.remote.rows import Row
 
         names = {field.name: None for field in fields(Row)}
         row = Row(**names | {"state": "FAILED", "created_at": 1000.0, "prompt_start": "a\nfox", "note": "no memory"})
@@ -349,6 +365,43 @@ class TestJobsNode:
         assert isinstance(refused, str) and "0123456789abcdef" not in refused
         assert SegmindJobs.validate_inputs(request_id="request-1") is True
         assert SegmindJobs.validate_inputs() is True, "it is linked"
+
+    @pytest.fixture
+    def jobs(self, account, monkeypatch):
+        from klein9b.nodes import segmind_jobs
+
+        monkeypatch.setattr(segmind_jobs, "show_text", lambda node, text: None)
+        return lambda request_id="": asyncio.run(segmind_jobs.SegmindJobs.execute(request_id=request_id, limit=500))
+
+    def test_a_kept_picture_is_shown_without_a_key_and_any_other_asks_for_one(
+        self, jobs, node, account, base, segmind, shown
+    ):
+        paid = run(node, prompt="shown without a key")
+        request_id = json.loads(paid.args[2])["request_id"]
+        before = len(segmind.requests)
+        forget_key(base)
+        try:
+            image, _, text = jobs(request_id).args
+            with pytest.raises(Exception, match="No Segmind API key"):
+                jobs("another-request")
+        finally:
+            write_key(base, segmind.key)
+        assert torch.equal(image, paid.args[0])
+        assert "Balance: not known. No Segmind API key" in text and request_id in text
+        assert len(segmind.requests) == before
+
+    def test_a_lost_journal_is_told_and_its_pictures_are_listed_by_their_hash(self, jobs, account, base, monkeypatch):
+        import folder_paths
+
+        from klein9b.remote.vault import Vault
+
+        elsewhere = base / "elsewhere"
+        monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(elsewhere / "user"))
+        picture = (base / "user" / "__segmind" / "results").glob("*.png")
+        kept = Vault(elsewhere / "user" / "__segmind" / "results").put(next(picture).read_bytes(), "image/png")
+        image, _, text = jobs(kept.sha256).args
+        assert image.shape[0] == 1 and f"picture {kept.sha256} | prompt not known here" in text
+        assert "The job journal was lost, in whole or in part" in text
 
     def test_cancel_is_heard_while_segmind_does_not_answer(self, comfy_host, account):
         import time

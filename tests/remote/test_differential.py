@@ -10,8 +10,8 @@ from lanes import PACE, a_lane, run, small_fake
 from fake_segmind.scenarios import SCENARIOS, Ours
 from fake_segmind.settings import SLUG
 from klein9b.remote import errors
-from klein9b.remote.lane import Picture
 from klein9b.remote.request import KleinRequest
+from klein9b.remote.service import Picture
 
 pytest.importorskip("segmind")
 from fake_segmind import sdk

@@ -8,8 +8,8 @@ import virtual_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from klein9b.remote.cadence import Cadence, Eta
 from klein9b.remote.governor import Governor, Priority
-from klein9b.remote.pacing import Cadence, Eta
 
 RESULT, SUBMIT, STATUS = Priority.RESULT, Priority.SUBMIT, Priority.STATUS
 API = "api.segmind.com"

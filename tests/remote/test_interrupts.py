@@ -1,16 +1,21 @@
 """Rule (g): an interrupt frees the host at once, and what was paid is kept."""
 
 import asyncio
+import contextlib
 import time
 
+import numpy as np
 import pytest
 from lanes import a_lane, batch, make_lane, request, run, settled
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
+from klein9b.remote.client import Client
 from klein9b.remote.errors import NOTHING_SENT
-from klein9b.remote.lane import Options, list_jobs
+from klein9b.remote.service import Terms, list_jobs
 from klein9b.remote.worker import Worker
+
+PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 
 
 def interrupt(lane, fake, when, *requests):
@@ -23,7 +28,7 @@ def interrupt(lane, fake, when, *requests):
         return bool(noticed)
 
     with pytest.raises(errors.Interrupted) as said:
-        asyncio.run(lane.run(list(requests), [], Options(), cancelled=cancelled))
+        asyncio.run(lane.run(list(requests), [], Terms(), cancelled=cancelled))
     return time.monotonic() - noticed[0], said.value
 
 
@@ -46,6 +51,24 @@ def test_an_interrupt_before_the_submit_costs_nothing(fake, lane, tmp_path):
     assert took < 0.25 and said.money == NOTHING_SENT
     settled(tmp_path, [])
     assert not fake.jobs
+
+
+def test_a_cancellation_that_is_lost_on_the_way_still_sends_nothing(fake, lane, tmp_path, monkeypatch):
+    """Before Python 3.12 wait_for drops one that comes together with its answer, here that of the upload."""
+    real, uploads = Client.upload, []
+
+    async def upload(self, data_urls):
+        uploads.append(data_urls)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.3)
+        return await real(self, data_urls)
+
+    monkeypatch.setattr(Client, "upload", upload)
+    with pytest.raises(errors.Interrupted) as said:
+        asyncio.run(lane.run([request()], [PHOTO], Terms(), cancelled=lambda: bool(uploads)))
+    assert said.value.money == NOTHING_SENT
+    settled(tmp_path, [])
+    assert fake.requests_to("upload") and fake.submits == 0
 
 
 def test_who_waits_for_a_place_and_leaves_is_never_submitted(fake, tmp_path):
@@ -73,8 +96,8 @@ def test_one_of_two_that_share_a_job_may_leave(fake, lane):
     fake.behaviour = Behaviour(run_seconds=0.3)
 
     async def both():
-        stays = asyncio.ensure_future(lane.run([request()], [], Options()))
-        impatient = lane.run([request()], [], Options(), cancelled=lambda: bool(fake.jobs))
+        stays = asyncio.ensure_future(lane.run([request()], [], Terms()))
+        impatient = lane.run([request()], [], Terms(), cancelled=lambda: bool(fake.jobs))
         leaves = asyncio.ensure_future(impatient)
         return await asyncio.gather(stays, leaves, return_exceptions=True)
 
@@ -87,7 +110,7 @@ def test_the_hosts_loop_may_die_while_a_job_runs(fake, lane, tmp_path):
     fake.behaviour = Behaviour(run_seconds=0.3)
 
     async def prompt():
-        node = asyncio.ensure_future(lane.run([request()], [], Options()))
+        node = asyncio.ensure_future(lane.run([request()], [], Terms()))
         while not fake.jobs:
             await asyncio.sleep(0.01)
         raise KeyError(f"a sibling fails beside {node}")
@@ -104,7 +127,7 @@ def test_the_end_of_the_worker_is_no_cancellation_error_for_the_host(fake, tmp_p
     lane = make_lane(fake, tmp_path, worker=worker)
 
     async def node():
-        waiting = asyncio.ensure_future(lane.run([request()], [], Options()))
+        waiting = asyncio.ensure_future(lane.run([request()], [], Terms()))
         while not fake.jobs:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(worker.close)

@@ -10,14 +10,14 @@ from lanes import a_lane, batch, hosts_of, request, run, settled, small_fake
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
-from klein9b.remote import journal as journal_module
+from klein9b.remote import rows as rows_module
 from klein9b.remote.client import Client
 from klein9b.remote.errors import NOTHING_SENT
 from klein9b.remote.jobs import WRITE_AGAIN_S
 from klein9b.remote.journal import Journal
-from klein9b.remote.lane import Options, list_jobs
-from klein9b.remote.orders import Order
-from klein9b.remote.schema import SCHEMA
+from klein9b.remote.rows import SCHEMA
+from klein9b.remote.service import Terms, list_jobs
+from klein9b.remote.values import Order
 
 PHOTO = np.full((8, 8, 3), 0.5, np.float32)
 
@@ -51,7 +51,7 @@ def test_identical_requests_in_one_run_and_in_two_runs_at_once_share_a_job(fake,
     fake.behaviour = Behaviour(run_seconds=0.2)
 
     async def twice():
-        return await asyncio.gather(*(lane.run([request(), request()], [PHOTO], Options()) for _ in range(2)))
+        return await asyncio.gather(*(lane.run([request(), request()], [PHOTO], Terms()) for _ in range(2)))
 
     pictures = [picture for pictures in asyncio.run(twice()) for picture in pictures]
     assert len({picture.receipt["request_id"] for picture in pictures}) == 1 and len(pictures) == 4
@@ -85,8 +85,8 @@ def test_the_cap_stops_what_would_pass_it(fake, lane):
 
 def test_a_cap_binds_the_run_that_set_it_and_no_other(fake, lane):
     async def both():
-        poor = lane.run([request()], [], Options(max_cost_usd=0.01))
-        rich = lane.run([request()], [], Options())
+        poor = lane.run([request()], [], Terms(max_cost_usd=0.01))
+        rich = lane.run([request()], [], Terms())
         return await asyncio.gather(poor, rich, return_exceptions=True)
 
     refused, picture = asyncio.run(both())
@@ -202,7 +202,7 @@ def test_in_flight_jobs_are_capped(fake, tmp_path):
             most.append(sum(job.state(now) != "COMPLETED" for job in fake.jobs))
             return False
 
-        asyncio.run(lane.run(batch(9), [], Options(), cancelled=look))
+        asyncio.run(lane.run(batch(9), [], Terms(), cancelled=look))
     assert max(most) == 3 and len(fake.ledger) == 9
 
 
@@ -211,14 +211,14 @@ def test_recover_by_request_id_on_another_machine(fake, tmp_path):
         paid = run(here, request())[0]
     with a_lane(fake, tmp_path / "there") as there:
         for _ in range(2):
-            found = asyncio.run(there.recover(paid.receipt["request_id"], Options()))
+            found = asyncio.run(there.recover(paid.receipt["request_id"], Terms()))
             assert found.receipt["sha256"] == paid.receipt["sha256"]
     assert fake.submits == 1
 
 
 def test_recover_of_an_unknown_id_ends(fake, lane):
     with pytest.raises(errors.SegmindError) as said:
-        asyncio.run(lane.recover("no-such-request", Options(timeout_s=200)))
+        asyncio.run(lane.recover("no-such-request", Terms(timeout_s=200)))
     assert "no-such-request" in str(said.value) and fake.submits == 0
 
 
@@ -232,7 +232,7 @@ def test_balance(fake, lane):
 def test_progress_tells_the_states_in_order(fake, lane):
     fake.behaviour = Behaviour(queue_seconds=0.3, run_seconds=0.3)
     told = []
-    asyncio.run(lane.run([request()], [PHOTO], Options(), on_progress=lambda items: told.append(items[0])))
+    asyncio.run(lane.run([request()], [PHOTO], Terms(), on_progress=lambda items: told.append(items[0])))
     states = list(dict.fromkeys(item.state for item in told if item))
     assert [state for state in states if state in ("QUEUED", "PROCESSING")] == ["QUEUED", "PROCESSING"]
     waits = [item.waited_s for item in told if item]
@@ -251,7 +251,7 @@ def test_a_progress_callback_that_raises_detaches_and_nothing_is_lost(fake, lane
 
     fake.behaviour = Behaviour(run_seconds=0.2)
     with pytest.raises(HostInterrupt):
-        asyncio.run(lane.run([request()], [], Options(), on_progress=hook))
+        asyncio.run(lane.run([request()], [], Terms(), on_progress=hook))
     settled(tmp_path, ["KEPT"])
 
 
@@ -286,19 +286,19 @@ def plan_elsewhere(fake, directory, prompt):
 @pytest.mark.parametrize("schema", [SCHEMA, SCHEMA.replace(" AUTOINCREMENT", "")], ids=["ids are new", "ids come back"])
 def test_who_waits_for_a_row_that_is_discarded_gets_no_other_picture(fake, tmp_path, monkeypatch, schema):
     """The other process forgets the cat it planned and sends a dog, while we hold the cat's row by its id."""
-    monkeypatch.setattr(journal_module, "SCHEMA", schema)
+    monkeypatch.setattr(rows_module, "SCHEMA", schema)
     fake.behave(Behaviour(run_seconds=0.6))
 
     async def both(ours, theirs):
-        busy = asyncio.ensure_future(ours.run([request("busy")], [], Options()))
+        busy = asyncio.ensure_future(ours.run([request("busy")], [], Terms()))
         while not fake.jobs:
             await asyncio.sleep(0.01)
         journal, row = plan_elsewhere(fake, tmp_path, "a cat")
-        cat = asyncio.ensure_future(ours.run([request("a cat")], [], Options()))
+        cat = asyncio.ensure_future(ours.run([request("a cat")], [], Terms()))
         await asyncio.sleep(0.1)
         assert journal.discard(row.id)
         journal.close()
-        await theirs.run([request("a dog")], [], Options())
+        await theirs.run([request("a dog")], [], Terms())
         await busy
         return (await cat)[0].receipt["request_id"]
 
@@ -311,15 +311,15 @@ def test_a_new_request_does_not_join_the_drive_of_a_discarded_row(fake, tmp_path
     fake.behave(Behaviour(run_seconds=0.6))
 
     async def both(lane):
-        busy = asyncio.ensure_future(lane.run([request("busy")], [], Options()))
+        busy = asyncio.ensure_future(lane.run([request("busy")], [], Terms()))
         while not fake.jobs:
             await asyncio.sleep(0.01)
         journal, row = plan_elsewhere(fake, tmp_path, "a cat")
-        cat = asyncio.ensure_future(lane.run([request("a cat")], [], Options()))
+        cat = asyncio.ensure_future(lane.run([request("a cat")], [], Terms()))
         await asyncio.sleep(0.1)
         assert journal.discard(row.id)
         journal.close()
-        dog = await lane.run([request("a dog")], [], Options())
+        dog = await lane.run([request("a dog")], [], Terms())
         await asyncio.gather(busy, cat)
         return dog[0].receipt["request_id"]
 
@@ -333,12 +333,12 @@ def test_a_cap_binds_whoever_waits_on_when_the_run_without_one_left(fake, tmp_pa
     fake.behave(Behaviour(run_seconds=1.0))
 
     async def both(lane):
-        busy = asyncio.ensure_future(lane.run([request(seed=1)], [], Options()))
+        busy = asyncio.ensure_future(lane.run([request(seed=1)], [], Terms()))
         while not fake.jobs:
             await asyncio.sleep(0.01)
-        rich = asyncio.ensure_future(lane.run([request(seed=2)], [], Options(timeout_s=20)))
+        rich = asyncio.ensure_future(lane.run([request(seed=2)], [], Terms(timeout_s=20)))
         await asyncio.sleep(0.05)
-        poor = asyncio.ensure_future(lane.run([request(seed=2)], [], Options(max_cost_usd=0.01)))
+        poor = asyncio.ensure_future(lane.run([request(seed=2)], [], Terms(max_cost_usd=0.01)))
         return await asyncio.gather(busy, rich, poor, return_exceptions=True)
 
     with a_lane(fake, tmp_path, in_flight=1) as lane:

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from klein9b.remote.errors import SegmindError
 from klein9b.remote.journal import AVERAGE_COST_USD, Journal, OverspendError
-from klein9b.remote.schema import SCHEMA_VERSION
+from klein9b.remote.rows import SCHEMA_VERSION
 
 
 class Now:
@@ -215,7 +216,7 @@ def test_a_newer_journal_is_left_alone(tmp_path):
     Journal(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(RuntimeError, match="Update the pack"):
+    with pytest.raises(SegmindError, match="Update the pack"):
         Journal(path)
 
 
@@ -287,4 +288,4 @@ def test_a_recovered_job_stays_where_nobody_may_have_its_name(two):
     other.adopt("request-1")
     row = one.claim("f", prompt="p", seed=1)
     assert not one.found(row.id, "request-1"), "nothing was sent for it"
-    assert one.by_request_id("request-1").state == "ACCEPTED"
+    assert {row.request_id: row.state for row in one.rows()}["request-1"] == "ACCEPTED"

@@ -15,7 +15,8 @@ from lanes import FastClock, make_lane, request, run, small_fake
 
 from fake_segmind import Behaviour, Fault, body_key
 from klein9b.remote.errors import NOTHING_SENT, Interrupted, OutcomeUnknown, SegmindError, StillRunning
-from klein9b.remote.lane import Options, _Run
+from klein9b.remote.service import Terms
+from klein9b.remote.session import _Run
 from klein9b.remote.worker import Worker
 
 PROMPTS = st.integers(0, 2)
@@ -45,7 +46,7 @@ class Process:
 
     def start(self, prompt):
         """A run that nobody interrupts, under way."""
-        return self.worker.submit(self.lane._batch([request(str(prompt))], [], Options(), _Run([None])))
+        return self.worker.submit(self.lane._batch([request(str(prompt))], [], Terms(), _Run([None])))
 
     def kill(self):
         """As kill -9 leaves things: nothing is written any more, no connection says goodbye."""
@@ -113,7 +114,7 @@ class Money(RuleBasedStateMachine):
         self.asked.add(prompt)
         asked = itertools.count()
         lane = self.processes[process].lane
-        work = lane.run([request(str(prompt))], [], Options(), cancelled=lambda: next(asked) >= looks)
+        work = lane.run([request(str(prompt))], [], Terms(), cancelled=lambda: next(asked) >= looks)
         with contextlib.suppress(Interrupted, OutcomeUnknown):
             asyncio.run(work)
 

@@ -15,7 +15,7 @@ from fake_segmind import Fault
 from klein9b.remote.client import DOWNLOAD_HOSTS, VERSION, Client, Timeouts
 from klein9b.remote.errors import BadInput, DownloadRefused
 from klein9b.remote.keys import Hosts, Key
-from klein9b.remote.network import NotPublic, Proxied, PublicOnly, is_public
+from klein9b.remote.network import NotPublic, Proxied, PublicOnly
 from klein9b.remote.protocol import NotSent, Rejection, Retry, Unknown
 
 KEY = "SG_" + "0123456789abcdef"
@@ -82,19 +82,6 @@ def test_pictures_are_fetched_without_the_key(host):
     transport = httpx.MockTransport(answer)
     assert call(PUBLIC, "download", f"https://{host}/a.png", transport=transport) == b"picture"
     assert "x-api-key" not in seen[0].headers and KEY not in str(seen[0].headers)
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "::1",
-     "fe80::1", "fc00::1", "::ffff:127.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "not an address"],
-)  # fmt: skip
-def test_addresses_that_are_not_the_internet(address):
-    assert not is_public(address) or address.startswith("64:ff9b")
-
-
-def test_a_public_address_is_public():
-    assert is_public("8.8.8.8") and is_public("2606:4700:4700::1111")
 
 
 class Inner(Proxied):

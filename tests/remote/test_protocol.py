@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klein9b.remote import protocol
-from klein9b.remote.loose import amount, moment
+from klein9b.remote.dates import moment
+from klein9b.remote.explain import meaning
+from klein9b.remote.lenient_json import amount
 from klein9b.remote.protocol import (
     Accepted,
     Credits,
@@ -18,7 +20,6 @@ from klein9b.remote.protocol import (
     Retry,
     Status,
     Unknown,
-    meaning,
     words_of,
 )
 

@@ -15,8 +15,12 @@ from klein9b.remote.request import (
     MAX_SEED,
     KleinRequest,
     body_digest,
-    check_image_url,
     encode_body,
+    fingerprint_of,
+    outline,
+    read_inputs,
+    refuse_image_url,
+    refuse_too_many_references,
 )
 
 FUZZ = settings(deadline=None, max_examples=150)
@@ -146,7 +150,7 @@ def test_hostile_history_bodies_are_ignored(body):
 @given(st.text())
 def test_any_text_is_an_address_or_a_sentence(text):
     try:
-        check_image_url(text)
+        refuse_image_url(text)
     except BadInput:
         return
     assert text.lower().startswith("https://")
@@ -156,4 +160,33 @@ def test_a_good_address_passes():
     rng = random.Random(0)
     for _ in range(50):
         path = "".join(rng.choices(string.ascii_letters + "/_-?&=%20", k=30))
-        check_image_url("https://images.example.com/" + path)
+        refuse_image_url("https://images.example.com/" + path)
+
+
+@FUZZ
+@given(request=REQUESTS, form=st.sampled_from([repr, json.dumps, dict]), extra=st.booleans())
+def test_the_history_gives_the_fingerprint_of_a_request_without_uploads(request, form, extra):
+    body = {**request.body(), **({"webhook": None, "safety": True} if extra else {})}
+    inputs = {"negative_prompt": "", **read_inputs(form(body))}
+    assert fingerprint_of(inputs, [], "https://api.example") == request.fingerprint([], "https://api.example")
+
+
+def test_an_outline_is_everything_but_which_images():
+    def of(urls, **changes):
+        return outline(read_inputs(KleinRequest(**{"prompt": "p", **changes}).body(urls)))
+
+    assert of(["https://a/1", "https://a/2"]) == of(["", ""]) == of(["https://a/9"], image_urls=["https://b.example/2"])
+    assert len({of([]), of([""]), of(["", ""]), of([""], seed=1), of([""], prompt="q")}) == 5
+    assert outline({"prompt": "p", "image_urls": 7}) == outline({"prompt": "p"})
+
+
+def test_ten_references_are_accepted_from_wherever_they_come():
+    refuse_too_many_references({"image_1": 4, "image_3": 5, "image_urls": 1})
+
+
+def test_more_are_refused_with_how_many_came_from_where():
+    with pytest.raises(BadInput) as said:
+        refuse_too_many_references({"image_1": 8, "image_2": 0, "image_3": 1, "image_urls": 2})
+    assert "11 reference images (8 from image_1, 1 from image_3, 2 from image_urls)" in said.value.what
+    assert "at most 10" in said.value.what and said.value.money == NOTHING_SENT
+    assert "every frame of a batch counts as one" in said.value.todo

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from klein9b.remote import vault as vault_module
+from klein9b.remote.media_types import EXTENSIONS
 from klein9b.remote.vault import Vault
 
 PNG = "image/png"
@@ -103,7 +103,7 @@ def test_a_failing_disk_leaves_nothing_behind(tmp_path, monkeypatch, step):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((vault_module.os, "fsync") if step == "fsync" else (Path, "replace")), full)
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), full)
     with pytest.raises(OSError, match="No space"):
         vault.put(b"picture", PNG)
     assert names(tmp_path) == []
@@ -121,14 +121,14 @@ def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return
         steps.append("rename")
         return replace(self, target)
 
-    monkeypatch.setattr(vault_module.os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(Path, "replace", watched_replace)
     vault.put(b"picture", PNG)
     assert steps == (["file", "rename", "folder"] if os.name == "posix" else ["file", "rename"])
 
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.binary(max_size=200), st.sampled_from(sorted(vault_module.EXTENSIONS))), max_size=8))
+@given(st.lists(st.tuples(st.binary(max_size=200), st.sampled_from(sorted(EXTENSIONS))), max_size=8))
 def test_any_bytes_come_back(tmp_path, things):
     vault = Vault(tmp_path)
     kept = [(vault.put(data, media_type), data) for data, media_type in things]

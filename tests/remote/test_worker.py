@@ -84,7 +84,7 @@ PROGRAM = """
 import sys, types, threading, asyncio
 pack = types.ModuleType("klein9b"); pack.__path__ = [sys.argv[1]]; sys.modules["klein9b"] = pack
 before = threading.active_count()
-import klein9b.remote.lane as lane
+import klein9b.remote.session as session
 assert threading.active_count() == before, "a thread was started by an import"
 assert "torch" not in sys.modules and "comfy" not in sys.modules
 async def stubborn():
@@ -93,7 +93,7 @@ async def stubborn():
             await asyncio.sleep(1e6)
         except asyncio.CancelledError:
             pass
-lane._WORKER.submit(stubborn())
+session._WORKER.submit(stubborn())
 """
 
 

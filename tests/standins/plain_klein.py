@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from klein9b.kernels.eager.heads_norm_rope import RmsNorm
-from klein9b.kernels.eager.rotate import rotate
+from klein9b.kernels.eager.rope import rope
 from klein9b.klein.transformer import BlockFunctions
 
 from .transformer import HEAD_DIM, LATENT_CHANNELS, count, transformer
@@ -110,7 +110,7 @@ def klein(weights, dtype=torch.float32):
     return model.to(dtype).requires_grad_(False)
 
 
-def attention(q, k, v, heads):
+def attention(q, k, v, block):
     return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
@@ -118,4 +118,4 @@ def linear_features(layer, x, wanted):
     return [linear(x[:, one.first_token :], layer.weight[one.start : one.stop]) for one in wanted]
 
 
-FUNCTIONS = BlockFunctions(attention, rotate, lambda norm, like: RmsNorm(norm.weight, norm.eps), linear_features)
+FUNCTIONS = BlockFunctions(attention, rope, lambda norm, like: RmsNorm(norm.weight, norm.eps), linear_features)

@@ -1,10 +1,13 @@
-"""A test-only custom node pack: shrinks the host's Qwen3-8B, feeds odd inputs, counts VAE encodes, takes its time."""
+"""A test-only custom node pack: shrinks the host's Qwen3-8B, feeds odd inputs, counts VAE encodes, takes its time,
+renames what is inside the host."""
 
+import os
 import sys
 import time
 from pathlib import Path
 
 import comfy.sd
+import nodes
 import torch
 from aiohttp import web
 from comfy_api.v0_0_2 import ComfyExtension, io
@@ -13,9 +16,13 @@ from server import PromptServer
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from standins.text_encoder import shrink_qwen3_8b
 
+from .remembered import remember_loads
+from .renamed import rename
+
 shrink_qwen3_8b()
 
 VAE_ENCODES = []
+GIVE_BACK = []
 
 
 def _count_vae_encodes() -> None:
@@ -29,6 +36,8 @@ def _count_vae_encodes() -> None:
 
 
 _count_vae_encodes()
+if "KLEIN9B_PROBE_REMEMBERS" in os.environ:
+    remember_loads()
 
 
 class ProbeConditioning(io.ComfyNode):
@@ -126,6 +135,27 @@ class ProbeText(io.ComfyNode):
 async def vae_encodes(_request: web.Request) -> web.Response:
     """Pixel shapes of every VAE encode since this process started."""
     return web.json_response(VAE_ENCODES)
+
+
+@PromptServer.instance.routes.post("/klein9b_probe/rename")
+async def rename_inside(request: web.Request) -> web.Response:
+    """Renames `names` inside the host as the pack in `folder` sees them, in place of the names before, and loads that
+    pack as at a start. Answers with the ids of those that came."""
+    asked = await request.json()
+    pack = asked["folder"].replace(".", "_x_")
+    while GIVE_BACK:
+        GIVE_BACK.pop()()
+    for name in [one for one in sys.modules if one.partition(".")[0] == pack]:
+        del sys.modules[name]
+    for node_id in _nodes_of(pack):
+        del nodes.NODE_CLASS_MAPPINGS[node_id]
+    GIVE_BACK.extend(rename(name, pack) for name in asked["names"])
+    await nodes.load_custom_node(asked["folder"])
+    return web.json_response(_nodes_of(pack))
+
+
+def _nodes_of(pack: str) -> list[str]:
+    return [one for one, kind in nodes.NODE_CLASS_MAPPINGS.items() if kind.__module__.partition(".")[0] == pack]
 
 
 class ProbeExtension(ComfyExtension):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from rounding import DTYPES, drawn, roundings
-from test_rotate import angles, table
+from test_rope import angles, table
 
 from klein9b.kernels.eager.heads_norm_rope import RmsNorm, heads_norm_rope
 

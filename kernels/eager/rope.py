@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, addcmul
 
 
-def rotate(x: Tensor, freqs: Tensor) -> Tensor:
+def rope(x: Tensor, freqs: Tensor) -> Tensor:
     """Turns each pair of features by its position's angle: (x0, x1) -> (c x0 - s x1, s x0 + c x1).
 
     Args:
@@ -19,7 +19,7 @@ def rotate(x: Tensor, freqs: Tensor) -> Tensor:
     batch, _, tokens, head_dim = x.shape
     table = (1, tokens, head_dim // 2, 2, 2)
     if freqs.shape[0] not in (1, batch) or tuple(freqs.shape[1:]) != table:
-        raise ValueError(f"rotate: freqs must be {[batch, *table]} or {[1, *table]}, got {list(freqs.shape)}.")
+        raise ValueError(f"rope: freqs must be {[batch, *table]} or {[1, *table]}, got {list(freqs.shape)}.")
     pairs = x.to(freqs.dtype).unflatten(-1, (-1, 1, 2))
     turned = addcmul(freqs[..., 0] * pairs[..., 0], freqs[..., 1], pairs[..., 1])
     return turned.flatten(-2).type_as(x)

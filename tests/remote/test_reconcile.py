@@ -1,6 +1,7 @@
 """Lost submits are found in the account's history, whatever our clock says."""
 
 import asyncio
+from datetime import datetime, timezone
 
 import pytest
 from lanes import request, run
@@ -8,7 +9,7 @@ from lanes import request, run
 from fake_segmind import Behaviour, Fault
 from klein9b.remote.client import Client
 from klein9b.remote.errors import OutcomeUnknown
-from klein9b.remote.lane import Options, list_jobs
+from klein9b.remote.service import Terms, list_jobs
 
 DAY_S = 86400.0
 
@@ -43,6 +44,20 @@ def test_a_clock_set_right_after_the_submit_hides_nothing(fake, lane, clock, ahe
     assert fake.submits == 1
 
 
+@pytest.mark.parametrize("spelling", ["%Y-%m-%dT%H:%M:%S.12345Z", "%Y-%m-%d %H:%M:%S UTC", "%s"])
+def test_an_old_job_with_the_same_body_is_old_however_its_date_is_written(fake, lane, clock, spelling):
+    """It was paid for earlier: taken for the lost one, its picture would be shown as that of this run."""
+    two_days_ago = datetime.fromtimestamp(clock.wall() - 2 * DAY_S, timezone.utc)
+    old = {"request_id": "another-day", "request_body": request().body(), "status": "COMPLETED"}
+    fake.script("history", Fault.patch({"data": [{**old, "created_at": spell(two_days_ago, spelling)}]}), forever=True)
+    with pytest.raises(OutcomeUnknown):
+        run(lane, request())
+
+
+def spell(moment, spelling):
+    return str(int(moment.timestamp())) if spelling == "%s" else moment.strftime(spelling)
+
+
 @pytest.mark.parametrize("skew_s", [-1e11, 1e12], ids=["before 1970", "after 9999"])
 def test_a_server_whose_time_is_no_date_is_asked_all_the_same(fake, lane, monkeypatch, skew_s):
     async def history(self, first, last, page=1):
@@ -70,7 +85,7 @@ def test_a_server_whose_time_jumps_is_asked_twice_and_no_more(fake, lane, monkey
 def test_a_job_recovered_by_its_name_is_found_by_its_inputs(fake, lane, tmp_path):
     lose(fake, lane)
     named = fake.jobs[0].request_id
-    picture = asyncio.run(lane.recover(named, Options()))
+    picture = asyncio.run(lane.recover(named, Terms()))
     (again,) = run(lane, request())
     assert again.receipt["request_id"] == named and again.receipt["sha256"] == picture.receipt["sha256"]
     assert fake.submits == len(fake.ledger) == len(list_jobs(tmp_path)) == 1
@@ -82,9 +97,9 @@ def test_a_recovery_under_way_goes_on_when_its_job_is_found_by_the_inputs(fake, 
     named = fake.jobs[0].request_id
 
     async def both():
-        recovery = asyncio.ensure_future(lane.recover(named, Options()))
+        recovery = asyncio.ensure_future(lane.recover(named, Terms()))
         await asyncio.sleep(0.1)
-        return await asyncio.gather(recovery, lane.run([request()], [], Options()))
+        return await asyncio.gather(recovery, lane.run([request()], [], Terms()))
 
     recovered, (found,) = asyncio.run(both())
     assert recovered.receipt["request_id"] == found.receipt["request_id"] == named

@@ -6,7 +6,6 @@ import base64
 import binascii
 import json
 import math
-from datetime import datetime, timezone
 from typing import Any
 
 MAX_WORDS = 400
@@ -34,38 +33,11 @@ def amount(value: object) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
-def moment(value: object) -> float | None:
-    """Unix seconds from ISO 8601 (UTC where it names no zone), or from epoch seconds or milliseconds."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = amount(value)
-        return number / 1000 if number and number > 1e11 else number
-    if not isinstance(value, str):
-        return None
-    try:
-        when = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-        return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, OverflowError):
-        return None
-
-
 def from_base64(text: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (ValueError, binascii.Error):
         return b""
-
-
-def media_type(data: bytes) -> str:
-    """By the first bytes; empty when they are not a picture's."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
-
-
-def is_image(data: bytes) -> bool:
-    return bool(media_type(data))
 
 
 def one_line(text: str) -> str:

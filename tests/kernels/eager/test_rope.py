@@ -4,7 +4,7 @@ import pytest
 import torch
 from rounding import DTYPES, drawn, roundings
 
-from klein9b.kernels.eager.rotate import rotate
+from klein9b.kernels.eager.rope import rope
 
 SHAPES = [(1, 1, 1, 2), (1, 2, 7, 128), (2, 3, 5, 6)]
 
@@ -29,21 +29,21 @@ def by_formula(x, freqs):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_is_the_formula(dtype, shape):
     x, freqs = drawn(*shape, dtype=dtype), table(angles(shape))
-    got = rotate(x, freqs)
+    got = rope(x, freqs)
     assert got.dtype == dtype
     assert roundings(got, by_formula(x, freqs)) < 4
 
 
 def test_each_row_has_its_own_positions():
     x, freqs = drawn(2, 3, 5, 6), table(angles((2, 3, 5, 6), rows=2))
-    rows = [rotate(x[i : i + 1], freqs[i : i + 1]) for i in range(2)]
-    assert torch.equal(rotate(x, freqs), torch.cat(rows)) and not torch.equal(*rows)
+    rows = [rope(x[i : i + 1], freqs[i : i + 1]) for i in range(2)]
+    assert torch.equal(rope(x, freqs), torch.cat(rows)) and not torch.equal(*rows)
 
 
 def test_no_angle_is_no_change_and_a_quarter_turn_swaps():
     x, none = drawn(1, 1, 3, 4), torch.zeros(1, 1, 3, 2)
-    assert torch.equal(rotate(x, table(none)), x)
-    turned = rotate(x, table(none + torch.pi / 2))
+    assert torch.equal(rope(x, table(none)), x)
+    turned = rope(x, table(none + torch.pi / 2))
     assert torch.allclose(turned[..., 0::2], -x[..., 1::2], atol=1e-6)
     assert torch.allclose(turned[..., 1::2], x[..., 0::2], atol=1e-6)
 
@@ -54,10 +54,10 @@ def test_no_angle_is_no_change_and_a_quarter_turn_swaps():
 def test_it_is_the_hosts_kernel_bit_for_bit(dtype, shape):
     kitchen = pytest.importorskip("comfy_kitchen")
     x, freqs = drawn(*shape, dtype=dtype), table(angles(shape))
-    assert torch.equal(rotate(x, freqs), kitchen.apply_rope1(x, freqs))
+    assert torch.equal(rope(x, freqs), kitchen.apply_rope1(x, freqs))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 3, 2, 2), (3, 1, 5, 3, 2, 2), (1, 2, 5, 3, 2, 2), (1, 1, 5, 6)], ids=str)
 def test_another_table_is_named(shape):
-    with pytest.raises(ValueError, match=r"rotate: freqs must be \[2, 1, 5, 3, 2, 2\] or \[1, 1, 5, 3, 2, 2\], got"):
-        rotate(drawn(2, 2, 5, 6), torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"rope: freqs must be \[2, 1, 5, 3, 2, 2\] or \[1, 1, 5, 3, 2, 2\], got"):
+        rope(drawn(2, 2, 5, 6), torch.zeros(shape))

@@ -5,7 +5,7 @@ from lanes import FastClock, a_lane, request, run
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors, jobs
-from klein9b.remote.lane import list_jobs
+from klein9b.remote.service import list_jobs
 
 WEEK_AND_A_DAY_S = 8 * 86400.0
 FOLLOW_S = 40.0

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from random import Random
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from . import explain
-from .asking import Asker
+from .cadence import Cadence, Eta
 from .client import Client
 from .errors import DownloadRefused
 from .governor import Priority
-from .journal import Journal, Row
-from .loose import media_type
-from .pacing import Cadence, Eta
-from .protocol import Metrics, Record, Rejection, Result, Retry, Status
-from .vault import Kept
+from .job_files import JobFiles
+from .journal import Journal
+from .media_types import media_type_of
+from .protocol import KEEPS_S, Metrics, Record, Rejection, Reported, Result, Retry, Status
+from .retry import Retrier
+from .rows import Row
+from .vault import Vault
 
-LAG_S, LAG_TRIES = 10.0, 5
-RECORD_S = 3600.0
-RESULT_RETRY_S = 30.0
-RESULT_PAUSE_S = 1.0
-FILE_S = 7 * 86400.0
+LAG_S, LAG_TRIES = 10.0, 5  # a replica that has not heard of a job does within these
+RECORD_S = 3600.0  # Segmind answers for a job by its request_id for about an hour
+RESULT_RETRY_S = 30.0  # a result lags behind the status that promised it; after this the record is asked
+RESULT_PAUSE_S = 1.0  # between two looks for the same picture
 DAMAGED_TRIES = 5
-FINAL = ("COMPLETED", "FAILED")
+FINAL = (Reported.COMPLETED, Reported.FAILED)
 
 T = TypeVar("T")
-
-
-class Store(Protocol):
-    """Content-addressed bytes."""
-
-    def put(self, data: bytes, media_type: str) -> Kept:
-        """Keeps the bytes for good."""
-
-    def get(self, sha256: str) -> bytes | None:
-        """The bytes, if they are here and whole."""
 
 
 class Follower:
@@ -50,57 +42,59 @@ class Follower:
         self,
         client: Client,
         journal: Journal,
-        store: Store,
+        vault: Vault,
+        files: JobFiles,
         check: Callable[[bytes], object],
-        asker: Asker,
+        retrier: Retrier,
         rng: Random,
     ) -> None:
-        self._client, self._journal, self._store, self._check = client, journal, store, check
-        self._asker, self._clock, self._rng = asker, asker.clock, rng
+        self._client, self._journal, self._check = client, journal, check
+        self._vault, self._files = vault, files
+        self._retrier, self._clock, self._rng = retrier, retrier.clock, rng
         self.eta = Eta(journal.durations_s())
 
-    async def poll(self, row: Row, saw: Callable[[str], None], until: float) -> None:
+    async def poll(self, row: Row, saw: Callable[[str], None], deadline: float) -> None:
         """ACCEPTED to COMPLETED, KEPT, FAILED or EXPIRED.
 
         Args:
             saw: hears each state the server reports.
-            until: when to give up, monotonic seconds; the row then stays ACCEPTED.
+            deadline: when to give up, monotonic seconds; the row then stays ACCEPTED.
         """
         request_id, missing = row.request_id or "", 0
         cadence = Cadence(self.eta, self._rng, resumed=self.age(row) > self.eta.seconds)
-        while self._clock.monotonic() < until:
+        while self._clock.monotonic() < deadline:
             await self._clock.sleep(cadence.wait(self.age(row)))
-            answer = await self._ask(lambda: self._client.status(request_id), Priority.STATUS, until)
+            answer = await self._ask(lambda: self._client.status(request_id), Priority.STATUS, deadline)
             if isinstance(answer, Status):
                 saw(answer.state)
-                if answer.state == "FAILED":
-                    return self._journal.failed(row.id, answer.error or "no explanation")
-                if answer.state == "COMPLETED":
+                if answer.state == Reported.FAILED:
+                    return self._failed(row, answer.error)
+                if answer.state == Reported.COMPLETED:
                     self.eta.learn(self.age(row))
-                    return await self._collect(row, until)
+                    return await self._collect(row, deadline)
             elif isinstance(answer, Rejection) and answer.status == 404:
                 missing += 1
                 if self._is_gone(row, missing):
-                    return await self._from_record(row, until)
+                    return await self._from_record(row, deadline)
             elif isinstance(answer, Rejection):
                 raise explain.out_of_reach(row, f"{answer.status}: {answer.words}")
 
-    async def keep(self, row: Row, until: float) -> None:
+    async def keep(self, row: Row, deadline: float) -> None:
         """COMPLETED to KEPT: downloads the picture, again where it came damaged."""
         refused: DownloadRefused | None = None
         found: bytes | Retry | Rejection | None = None
         try:
-            found = await self._intact(row, until)
+            found = await self._intact(row, deadline)
         except DownloadRefused as error:
             refused = error
         if not isinstance(found, bytes):
-            found = await self._elsewhere(row, until) or found
+            found = await self._elsewhere(row, deadline) or found
         if isinstance(found, bytes):
             return await self._store_bytes(row, found)
         if refused:
             refused.request_id = row.request_id
             raise refused
-        if isinstance(found, Rejection) and self.age(row) > FILE_S:
+        if isinstance(found, Rejection) and self.age(row) > KEEPS_S:
             return self._journal.expired(row.id, "the file is gone")
         raise explain.out_of_reach(row, "its picture could not be fetched")
 
@@ -112,46 +106,46 @@ class Follower:
         """A 404 soon after the submit is a replica that has not heard of it; later the hour is over."""
         return missing > LAG_TRIES or self.age(row) > RECORD_S or (self.age(row) > LAG_S and missing > 1)
 
-    async def _collect(self, row: Row, until: float) -> None:
+    async def _collect(self, row: Row, deadline: float) -> None:
         """Fetches the result of a job that is reported done; it may lag behind that report."""
-        soon = min(until, self._clock.monotonic() + RESULT_RETRY_S)
+        short_deadline = min(deadline, self._clock.monotonic() + RESULT_RETRY_S)
         while True:
-            answer = await self._ask(lambda: self._client.result(row.request_id or ""), Priority.RESULT, soon)
+            answer = await self._ask(lambda: self._client.result(row.request_id or ""), Priority.RESULT, short_deadline)
             if isinstance(answer, Result):
                 self._settle(row, answer.metrics)
                 if answer.source.url:
                     return self._journal.completed(row.id, answer.source.url)
                 await asyncio.to_thread(self._check, answer.source.data)
                 return await self._store_bytes(row, answer.source.data)
-            if isinstance(answer, Status) and answer.state == "FAILED":
-                return self._journal.failed(row.id, answer.error or "no explanation")
+            if isinstance(answer, Status) and answer.state == Reported.FAILED:
+                return self._failed(row, answer.error)
             if isinstance(answer, Rejection) and answer.status != 404:
                 raise explain.out_of_reach(row, f"{answer.status}: {answer.words}")
-            if isinstance(answer, Retry) or self._clock.monotonic() >= soon:
-                return await self._from_record(row, until)
+            if isinstance(answer, Retry) or self._clock.monotonic() >= short_deadline:
+                return await self._from_record(row, deadline)
             await self._clock.sleep(RESULT_PAUSE_S)
 
-    async def _from_record(self, row: Row, until: float) -> None:
+    async def _from_record(self, row: Row, deadline: float) -> None:
         """The second chance: the account's own record of the request, of any age."""
-        soon = min(until, self._clock.monotonic() + RESULT_RETRY_S)
-        record = await self._record(row, soon)
+        short_deadline = min(deadline, self._clock.monotonic() + RESULT_RETRY_S)
+        record = await self._record(row, short_deadline)
         if isinstance(record, Record):
             if record.url or record.state in FINAL:  # before that a cost of 0 means not charged yet
                 self._settle(row, Metrics(cost_usd=record.cost_usd))
-            if record.state == "FAILED":
-                return self._journal.failed(row.id, record.error or "no explanation")
+            if record.state == Reported.FAILED:
+                return self._failed(row, record.error)
             if record.url:
                 return self._journal.completed(row.id, record.url)
             if self.age(row) <= RECORD_S:
                 return None  # the account knows it as unfinished: look again
-        if isinstance(record, Rejection) and record.status == 404 and self.age(row) > FILE_S:
+        if isinstance(record, Rejection) and record.status == 404 and self.age(row) > KEEPS_S:
             return self._journal.expired(row.id, "the record is gone")
         raise explain.out_of_reach(row, _unread(record))
 
-    async def _intact(self, row: Row, until: float) -> bytes | Retry | Rejection:
+    async def _intact(self, row: Row, deadline: float) -> bytes | Retry | Rejection:
         """The picture, checked, or what its address answers instead."""
         for last in [False] * (DAMAGED_TRIES - 1) + [True]:
-            data = await self._fetch(row.url, until)
+            data = await self._fetch(row.url, deadline)
             if not isinstance(data, bytes):
                 return data
             try:
@@ -163,31 +157,38 @@ class Follower:
             await self._clock.sleep(RESULT_PAUSE_S)
         raise AssertionError("the last try returns or raises")
 
-    async def _elsewhere(self, row: Row, until: float) -> bytes | Retry | Rejection | None:
+    async def _elsewhere(self, row: Row, deadline: float) -> bytes | Retry | Rejection | None:
         """The picture at the address that the account's record has, where that is another one."""
-        record = await self._record(row, min(until, self._clock.monotonic() + RESULT_RETRY_S))
+        record = await self._record(row, min(deadline, self._clock.monotonic() + RESULT_RETRY_S))
         if not isinstance(record, Record) or record.url in ("", row.url):
             return None
         self._journal.completed(row.id, record.url)
         moved = self._journal.row(row.id)
-        return await self._intact(moved, until) if moved else None
+        return await self._intact(moved, deadline) if moved else None
 
-    async def _fetch(self, url: str, until: float) -> bytes | Retry | Rejection:
+    async def _fetch(self, url: str, deadline: float) -> bytes | Retry | Rejection:
         """The bytes at an address; it is on another host, which Segmind's rate limit does not cover."""
-        return await self._asker.persist(lambda: self._client.download(url), until)
+        return await self._retrier.persist(lambda: self._client.download(url), deadline)
 
     async def _store_bytes(self, row: Row, data: bytes) -> None:
-        kept = await asyncio.to_thread(self._store.put, data, media_type(data))
+        """The bytes, then what they are, then the row: where the row is lost, the file finds the picture."""
+        kept = await asyncio.to_thread(self._vault.put, data, media_type_of(data))
+        now = replace(self._journal.row(row.id) or row, sha256=kept.sha256)
+        await asyncio.to_thread(self._files.update, now)
         self._journal.kept(row.id, kept.sha256)
 
-    async def _record(self, row: Row, until: float) -> Record | Retry | Rejection:
+    def _failed(self, row: Row, why: str) -> None:
+        self._journal.failed(row.id, why or "no explanation")
+        self._files.drop(row)
+
+    async def _record(self, row: Row, deadline: float) -> Record | Retry | Rejection:
         call, host = (lambda: self._client.record(row.request_id or "")), self._client.hosts.account
-        return await self._asker.ask(call, Priority.RESULT, host, until)
+        return await self._retrier.ask(call, Priority.RESULT, host, deadline)
 
     async def _ask(
-        self, call: Callable[[], Awaitable[T | Retry | Rejection]], priority: Priority, until: float
+        self, call: Callable[[], Awaitable[T | Retry | Rejection]], priority: Priority, deadline: float
     ) -> T | Retry | Rejection:
-        return await self._asker.ask(call, priority, self._client.hosts.api, until)
+        return await self._retrier.ask(call, priority, self._client.hosts.api, deadline)
 
     def _settle(self, row: Row, metrics: Metrics) -> None:
         self._journal.settle(row.id, metrics.cost_usd, metrics.remaining_usd, metrics.queue_s, metrics.inference_s)

@@ -4,12 +4,13 @@ import asyncio
 
 import numpy as np
 import pytest
-from lanes import FastClock, a_lane, hosts_of, request, run
+from lanes import FastClock, a_lane, account_of, request, run
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote.errors import BadInput
 from klein9b.remote.keys import Key
-from klein9b.remote.lane import Options, _lane
+from klein9b.remote.service import Terms, _session
+from klein9b.remote.service import run as service_run
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_what_is_left_out_is_told_with_its_reason(fake, lane):
     fake.behave(Behaviour(error="CUDA out of memory"))
     told = {}
     requests = [request(), request(seed=8)]
-    pictures = asyncio.run(lane.run(requests, [], Options(on_item_error="skip"), on_skip=told.__setitem__))
+    pictures = asyncio.run(lane.run(requests, [], Terms(on_item_error="skip"), on_skip=told.__setitem__))
     (place,) = told
     assert "out of memory" in str(told[place])
     assert [picture.receipt["seed"] for picture in pictures] == [requests[1 - place].seed]
@@ -51,10 +52,18 @@ def test_a_refused_image_is_named_by_its_place(lane):
         run(lane, request(), arrays=[np.zeros((8, 8, 3), np.float32), bad])
 
 
-def test_a_key_read_twice_has_one_lane(fake, tmp_path):
-    """One lane is one rate limit and one owner of jobs; the node reads the key for every run."""
-    lanes = {id(_lane(tmp_path, Key(fake.key), hosts_of(fake))) for _ in range(2)}
-    assert len(lanes) == 1
+def test_more_than_ten_references_are_refused_before_anything_is_sent(fake, tmp_path):
+    photos = [np.zeros((8, 8, 3), np.float32)] * 10
+    asked = request(image_urls=("https://images.example.com/a.png",))
+    with pytest.raises(BadInput, match="11 reference images .10 from connected images, 1 from image_urls"):
+        asyncio.run(service_run(account_of(fake, tmp_path), [asked], photos))
+    assert not fake.requests and not list(tmp_path.iterdir())
+
+
+def test_a_key_read_twice_has_one_session(fake, tmp_path):
+    """One session is one rate limit and one owner of jobs; the node reads the key for every run."""
+    sessions = {id(_session(account_of(fake, tmp_path))) for _ in range(2)}
+    assert len(sessions) == 1
     assert Key(fake.key) != Key("SG_" + "0123456789abcdef")
 
 
@@ -65,7 +74,7 @@ def test_every_state_is_heard_in_its_turn(fake, tmp_path):
     heard = []
     with a_lane(fake, tmp_path, clock=FastClock(4.0)) as lane:
         told = lambda jobs: heard.extend(job.state for job in jobs if job)  # noqa: E731
-        asyncio.run(lane.run([request()], [np.zeros((8, 8, 3), np.float32)], Options(), told))
+        asyncio.run(lane.run([request()], [np.zeros((8, 8, 3), np.float32)], Terms(), told))
     states = list(dict.fromkeys(heard))
     assert [state for state in states if state in ("UPLOADING", "ACCEPTED")] == ["UPLOADING", "ACCEPTED"]
     assert "PLANNED" not in heard[heard.index("ACCEPTED") :]

@@ -1,0 +1,226 @@
+"""A ComfyUI that has moved on: each inner name the pack uses, gone in turn, costs one feature and never the pack."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import standins
+from host.conftest import PHOTOGRAPHS
+from host.graphs import node
+from host.inner_names import all_inner_names
+from host.server import Host, HostError
+from host.workflow_files import WORKFLOWS, made_small, nodes_of, read, twin
+from segmind_host import environment, remember_jobs, write_key
+from standins.transformer import CONTEXT
+
+pytestmark = pytest.mark.host
+
+FOLDER = "klein9b"
+NODES = ["Klein9BLoader", "Klein9BReferences", "Klein9BReferenceCache", "Klein9BScheduler", "Klein9BSampler"]
+NODES += ["Klein9BRestore", "SegmindRemote", "SegmindJobs"]
+KV = "Klein 9B KV edit two images"
+PAID = "Segmind remote edit two images"  # anew each time; the others pick up what is kept
+ASIDE = "Klein 9B Reference Cache steps aside, the stock path runs: "
+
+
+def has(kind):
+    return lambda graph: bool(nodes_of(graph, kind))
+
+
+def joins_images(graph):
+    return any("images.image_1" in one["inputs"] for one in nodes_of(graph, "Klein9BReferences"))
+
+
+def has_no_negative(graph):
+    return any("negative" not in one["inputs"] for one in nodes_of(graph, "Klein9BReferences"))
+
+
+def segmind_is_asked(graph):
+    return bool(nodes_of(graph, "SegmindRemote") or nodes_of(graph, "SegmindJobs"))
+
+
+# Which node ends in the sentence, and in which graphs.
+LOST = {
+    "comfy.sd.load_diffusion_model": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.sd.load_clip": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.sd.CLIPType.FLUX2": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.sd.VAE": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.sd.load_vae_patcher": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.utils.load_torch_file": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.model_patcher.ModelPatcher.set_attachments": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.model_patcher.ModelPatcher.get_attachment": ("Klein9BReferences", joins_images),
+    "node_helpers.conditioning_set_values": ("Klein9BReferences", joins_images),
+    "nodes.ConditioningZeroOut": ("Klein9BReferences", has_no_negative),
+    "comfy.model_management.intermediate_device": ("Klein9BReferences", has("Klein9BReferences")),
+    "comfy.samplers.KSAMPLER": ("Klein9BSampler", has("Klein9BSampler")),
+    "comfy.model_management.throw_exception_if_processing_interrupted": ("Klein9BSampler", has("Klein9BSampler")),
+    "comfy.model_management.processing_interrupted": ("Segmind", segmind_is_asked),
+    "comfy.model_management.InterruptProcessingException": ("Segmind", segmind_is_asked),
+    "comfy_execution.graph_utils.ExecutionBlocker": ("SegmindJobs", has("SegmindJobs")),
+}
+# The cache steps aside: the picture is the stock path's.
+STEPS_ASIDE = {
+    "comfy.ldm.flux.layers.DoubleStreamBlock",
+    "comfy.ldm.flux.layers.QKNorm",
+    "comfy.ldm.flux.layers.SiLUActivation",
+    "comfy.ldm.flux.layers.SingleStreamBlock",
+    "comfy.ldm.flux.math.apply_rope1",
+    "comfy.ldm.flux.math.attention",
+    "comfy.ldm.flux.model.Flux",
+    "comfy.ldm.flux.model.Flux.process_img",
+    "comfy.model_management.in_training",
+    "comfy.model_management.is_oom",
+    "comfy.model_patcher.ModelPatcher",
+    "comfy.model_patcher.ModelPatcher.add_wrapper_with_key",
+    "comfy.model_patcher.ModelPatcher.set_additional_models",
+    "comfy.ops.cast_bias_weight",
+    "comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights",
+    "comfy.ops.uncast_bias_weight",
+    "comfy.patcher_extension.WrappersMP.APPLY_MODEL",
+    "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL",
+    "comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",
+    "comfy.quant_ops.QuantizedTensor",
+}
+# Text under nodes, which a line in the log stands in for.
+TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
+# Needed only once memory runs out.
+UNUSED = {"comfy.model_management.soft_empty_cache"}
+# Methods of the host's objects, which sources do not tell from anyone's: a few stand for all.
+METHODS = {
+    "comfy.ldm.flux.model.Flux.process_img",
+    "comfy.model_patcher.ModelPatcher.add_wrapper_with_key",
+    "comfy.model_patcher.ModelPatcher.get_attachment",
+    "comfy.model_patcher.ModelPatcher.set_additional_models",
+    "comfy.model_patcher.ModelPatcher.set_attachments",
+    "server.PromptServer.send_progress_text",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Every graph once: {name: what it ended with, empty if well}, {name: its pictures}, and the log."""
+
+    ends: dict
+    pictures: dict
+    log: str
+
+
+@pytest.fixture(scope="module")
+def newer(checkout, models, segmind, tmp_path_factory):
+    base = tmp_path_factory.mktemp("newer")
+    (base / "models").symlink_to(models)
+    standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=96)
+    write_key(base, segmind.key)
+    remember_jobs(base, seconds=0.05)
+    torch.save(torch.randn(1, 16, CONTEXT), base / "prompt.pt")
+    wishes = environment(segmind) | {"KLEIN9B_PROBE_REMEMBERS": "1", "OMP_NUM_THREADS": "1"}
+    with Host(checkout, base, folder_name=FOLDER, environment=wishes, arguments=("--cache-none",)) as running:
+        yield running
+
+
+def made_tiny(graph, host):
+    """One step on a few tokens; a prompt that is read from a file, for the encoder is not this pack's."""
+    for text in nodes_of(graph, "CLIPTextEncode"):
+        text |= node("ProbeConditioning", path=str(host.base / "prompt.pt"))
+    for references in nodes_of(graph, "Klein9BReferences"):
+        if references["inputs"]["aspect_ratio"] != "match_input_image":
+            references["inputs"] |= {"aspect_ratio": "custom", "aspect_ratio.width": 64, "aspect_ratio.height": 64}
+    return made_small(graph, steps=1)
+
+
+@pytest.fixture(scope="module")
+def graphs(newer):
+    """The shipped workflows, and Segmind Jobs, which is in none."""
+    shipped = {path.stem: made_tiny(read(twin(path)), newer) for path in WORKFLOWS}
+    for remote in nodes_of(shipped[PAID], "SegmindRemote"):
+        remote["inputs"]["reuse"] = "always_new"
+    return shipped | {"jobs": {"jobs": node("SegmindJobs", request_id="", limit=5)}}
+
+
+def run_all(host, graphs, names):
+    """In a host where these names are others."""
+    folder = str(host.base / "custom_nodes" / FOLDER)
+    loaded = host.post("/klein9b_probe/rename", {"folder": folder, "names": list(names)})
+    assert sorted(loaded) == sorted(NODES), "the pack did not load whole"
+    start = len(host.log())
+    queued = {name: host.queue(graph) for name, graph in graphs.items()}
+    ends, pictures = {}, {}
+    for name, prompt_id in queued.items():
+        try:
+            entry = host.wait(prompt_id)
+        except HostError as error:
+            ends[name], pictures[name] = str(error).strip(), []
+        else:
+            ends[name], pictures[name] = "", [np.asarray(Image.open(path)) for path in host.pictures(entry)]
+    return Runs(ends, pictures, host.log()[start:])
+
+
+@pytest.fixture(scope="module")
+def unchanged(newer, graphs):
+    return run_all(newer, graphs, [])
+
+
+@pytest.fixture(scope="module")
+def stock_picture(newer, graphs):
+    """Of the KV edit without the cache."""
+    graph = {key: one | {"inputs": dict(one["inputs"])} for key, one in graphs[KV].items()}
+    (key,) = [key for key, one in graph.items() if one["class_type"] == "Klein9BReferenceCache"]
+    model = graph.pop(key)["inputs"]["model"]
+    for one in graph.values():
+        one["inputs"] |= {name: model for name, value in one["inputs"].items() if value == [key, 0]}
+    (picture,) = run_all(newer, {KV: graph}, []).pictures[KV]
+    return picture
+
+
+def sentence(host, name):
+    version = host.get("/system_stats")["system"]["comfyui_version"]
+    return (
+        f"Klein 9B needs {name}, which ComfyUI 0.29 to 0.33 have and ComfyUI {version} lacks: update Klein 9B, or use "
+        "one of those."
+    )
+
+
+def same(pictures, others):
+    return len(pictures) == len(others) and all(map(np.array_equal, pictures, others))
+
+
+def test_every_inner_name_has_its_cost_written_down():
+    assert all_inner_names() == {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED} - METHODS
+
+
+def test_nothing_is_lost_where_nothing_is_renamed(unchanged, stock_picture):
+    assert not any(unchanged.ends.values()) and ASIDE not in unchanged.log
+    (cached,) = unchanged.pictures[KV]
+    assert not np.array_equal(cached, stock_picture)
+
+
+@pytest.mark.parametrize("name", sorted({*LOST, *STEPS_ASIDE, *TEXT, *UNUSED}))
+def test_a_name_that_is_gone_costs_one_feature(newer, graphs, unchanged, stock_picture, segmind, name):
+    told = sentence(newer, name)
+    node, loses = LOST.get(name, ("", lambda _: False))
+    sent = segmind.submits
+    runs = run_all(newer, graphs, [name])
+    for graph in graphs:
+        if loses(graphs[graph]):
+            assert runs.ends[graph].startswith(node) and runs.ends[graph].endswith(f": {told}"), graph
+            continue
+        assert not runs.ends[graph], graph
+        if graph == KV and name in STEPS_ASIDE:
+            assert same(runs.pictures[graph], [stock_picture])
+        elif not nodes_of(graphs[graph], "SegmindRemote"):
+            assert same(runs.pictures[graph], unchanged.pictures[graph]), graph
+    assert runs.log.count(ASIDE) == (name in STEPS_ASIDE) == runs.log.count(f"{ASIDE}{told}")
+    assert runs.log.count("No text is shown under nodes.") == (name in TEXT) == runs.log.count(f"nodes. {told}")
+    assert segmind.submits - sent == (node != "Segmind"), "nothing is paid for what could not be cancelled"
+
+
+def test_the_paid_lane_runs_when_all_else_is_gone(newer, graphs, segmind):
+    gone = {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED} - {name for name, (node, _) in LOST.items() if "Segmind" in node}
+    sent = segmind.submits
+    runs = run_all(newer, graphs, gone)
+    for name, graph in graphs.items():
+        assert runs.ends[name].startswith("Klein9BLoader: Klein 9B needs ") == has("Klein9BLoader")(graph)
+    assert segmind.submits - sent == 1 and not runs.ends["jobs"]

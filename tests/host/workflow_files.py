@@ -1,0 +1,32 @@
+"""The shipped workflows, and how they are made small enough for a CPU."""
+
+import json
+
+from host.checkout import PACK
+
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+PHOTOGRAPHS = ("image_1.png", "image_2.png", "image_3.png", "image_4.png")
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def twin(path):
+    """The same graph in API format."""
+    return path.parent / "api" / path.name
+
+
+def nodes_of(graph, kind):
+    return [one for one in graph.values() if one["class_type"] == kind]
+
+
+def made_small(graph, *, steps=4):
+    """The same graph on the tests' photographs, at sizes a CPU samples in seconds."""
+    for photograph, load in zip(PHOTOGRAPHS, nodes_of(graph, "LoadImage"), strict=False):
+        load["inputs"]["image"] = photograph
+    for references in nodes_of(graph, "Klein9BReferences"):
+        references["inputs"]["megapixels"] = 0.06
+    for sigmas in nodes_of(graph, "Klein9BScheduler"):
+        sigmas["inputs"]["steps"] = min(steps, sigmas["inputs"]["steps"])
+    return graph
