@@ -22,7 +22,7 @@ from ..klein.latent import LATENT_CHANNELS
 from ..klein.latent_store import LatentStore
 from .host.frame import FramedImage, FrameSocket
 from .host.newer_host import needs_host
-from .host.pictures import Picture, frames_in_order
+from .host.pictures import ConnectedImage, frames_in_order
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
@@ -145,16 +145,16 @@ class Klein9BReferences(io.ComfyNode):
         )
 
 
-def _frame_all(pictures: list[Picture], fit: Fit) -> list[FramedImage]:
-    return [_frame_one(picture, fit, several=len(pictures) > 1) for picture in pictures]
+def _frame_all(images: list[ConnectedImage], fit: Fit) -> list[FramedImage]:
+    return [_frame_one(image, fit, several=len(images) > 1) for image in images]
 
 
-def _frame_one(picture: Picture, fit: Fit, *, several: bool) -> FramedImage:
-    height, width, _ = picture.pixels.shape
+def _frame_one(image: ConnectedImage, fit: Fit, *, several: bool) -> FramedImage:
+    height, width, _ = image.pixels.shape
     try:
-        return FramedImage(picture.pixels, place_image(Size(width, height), fit, several=several))
+        return FramedImage(image.pixels, place_image(Size(width, height), fit, several=several))
     except UnusableImage as error:
-        raise UnusableImage(f"{picture.label}: {error}") from None
+        raise UnusableImage(f"{image.label}: {error}") from None
 
 
 def _encode_all(vae: VAE, framed: list[FramedImage]) -> list[torch.Tensor]:

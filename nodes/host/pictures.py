@@ -1,30 +1,33 @@
-"""The host's IMAGE batches as pictures: one rule for every dtype and channel count, wherever a picture comes in."""
+"""Pictures out of the host's batches, by one rule for every dtype and channel count, and back into batches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ...klein.framing import UnusableImage, to_rgb
+from ...remote.service import Picture, SegmindError
 
 
 @dataclass(frozen=True)
-class Picture:
+class ConnectedImage:
     """One frame of a batch.
 
     Attributes:
+        socket: the input it is connected to.
         label: what an error calls it, such as "image_2, frame 3".
         pixels: (height, width, 3) float32 in [0, 1].
     """
 
+    socket: str
     label: str
     pixels: np.ndarray
 
 
-def frames_in_order(images: Mapping[str, torch.Tensor | None]) -> list[Picture]:
+def frames_in_order(images: Mapping[str, torch.Tensor | None]) -> list[ConnectedImage]:
     """Every frame of every image, in the order of the sockets' numbers; an empty socket has none.
 
     Raises:
@@ -35,7 +38,7 @@ def frames_in_order(images: Mapping[str, torch.Tensor | None]) -> list[Picture]:
     return [frame for name, batch in batches if batch is not None for frame in frames_of(name, batch)]
 
 
-def frames_of(name: str, batch: torch.Tensor) -> list[Picture]:
+def frames_of(socket: str, batch: torch.Tensor) -> list[ConnectedImage]:
     """Every frame of one batch (frames, height, width, channels).
 
     Raises:
@@ -43,19 +46,39 @@ def frames_of(name: str, batch: torch.Tensor) -> list[Picture]:
             begins with the frame's label.
     """
     if len(batch) == 0:
-        raise UnusableImage(f"{name}: The batch holds no frame. Connect one that does, or disconnect {name}.")
-    labels = [name] if len(batch) == 1 else [f"{name}, frame {i + 1}" for i in range(len(batch))]
-    return [_picture(label, frame) for label, frame in zip(labels, batch)]
+        raise UnusableImage(f"{socket}: The batch holds no frame. Connect one that does, or disconnect {socket}.")
+    labels = [socket] if len(batch) == 1 else [f"{socket}, frame {i + 1}" for i in range(len(batch))]
+    return [ConnectedImage(socket, label, _pixels(label, frame)) for label, frame in zip(labels, batch)]
 
 
-def _picture(label: str, frame: torch.Tensor) -> Picture:
+def as_batch(pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
+    """IMAGE (n, height, width, 3) and MASK (n, height, width) of pictures from Segmind.
+
+    Raises:
+        SegmindError: the pictures differ in size, which a batch cannot hold; they are paid and kept.
+    """
+    sizes = {(picture.decoded.width, picture.decoded.height) for picture in pictures}
+    if len(sizes) > 1:
+        names = ", ".join(str(picture.receipt["request_id"]) for picture in pictures)
+        raise SegmindError(
+            f"The pictures came in different sizes ({', '.join(f'{w}x{h}' for w, h in sorted(sizes))}), which"
+            " one batch cannot hold",
+            "All of them are paid and kept",
+            f"Set count to 1 and run each seed, which costs nothing now, or recover them with Segmind Jobs: {names}",
+        )
+    images = np.stack([picture.decoded.image for picture in pictures])
+    masks = np.stack([picture.decoded.mask for picture in pictures])
+    return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+def _pixels(label: str, frame: torch.Tensor) -> np.ndarray:
     if frame.ndim != 3:
         raise UnusableImage(
             f"{label}: Expected pictures shaped [frames, height, width, channels], got frames of {list(frame.shape)}. "
             "The node before this one returned something that is not an image."
         )
     try:
-        return Picture(label, to_rgb(_floats(frame)))
+        return to_rgb(_floats(frame))
     except UnusableImage as error:
         raise UnusableImage(f"{label}: {error}") from None
 

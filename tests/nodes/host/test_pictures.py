@@ -6,19 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from standins.greys import DTYPES, FINE, LEVELS, ROUNDING, grey
+
 pytestmark = pytest.mark.usefixtures("comfy_host")
-
-FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-LEVELS = [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64]
-TOLERANCE = {torch.bfloat16: 2**-8, torch.uint8: 1 / 255, torch.int8: 1 / 127}
-
-
-def grey(dtype, quarters=1):
-    """One grey frame of so many quarters, stored in a dtype as another pack may hand it over."""
-    if dtype not in LEVELS:
-        return torch.full((1, 4, 6, 3), quarters / 4, dtype=dtype)
-    level = torch.iinfo(dtype).max * quarters // 4
-    return torch.from_numpy(np.full((1, 4, 6, 3), level, str(dtype).removeprefix("torch.")))
 
 
 def frames(**images):
@@ -34,11 +24,11 @@ def unusable(**images):
 
 
 class TestDtypes:
-    @pytest.mark.parametrize("dtype", [*FLOATS, *LEVELS], ids=str)
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_a_quarter_is_a_quarter(self, dtype):
         (frame,) = frames(image_1=grey(dtype))
-        assert frame.pixels.dtype == np.float32 and frame.pixels.shape == (4, 6, 3)
-        assert np.abs(frame.pixels - 0.25).max() <= TOLERANCE.get(dtype, 1e-3)
+        assert frame.pixels.dtype == np.float32 and frame.pixels.shape == (4, 4, 3)
+        assert np.abs(frame.pixels - 0.25).max() <= ROUNDING.get(dtype, FINE)
 
     @pytest.mark.parametrize("dtype", LEVELS, ids=str)
     def test_the_largest_level_is_white_and_none_is_black(self, dtype):
@@ -96,3 +86,33 @@ def test_a_float_picture_in_range_is_not_copied():
 )
 def test_the_sentence_begins_with_the_socket(image, words):
     assert unusable(image_1=grey(torch.float32), image_2=image).startswith(words)
+
+
+class TestBatch:
+    def picture(self, value=0.5, size=(4, 6), alpha=1.0, request_id="request-1"):
+        from klein9b.remote.images import Decoded
+        from klein9b.remote.service import Picture
+
+        height, width = size
+        image = np.full((height, width, 3), value, np.float32)
+        mask = np.full((height, width), 1 - alpha, np.float32)
+        image.flags.writeable = False
+        decoded = Decoded(image=image, mask=mask, width=width, height=height, media_type="image/png")
+        return Picture(decoded, {"request_id": request_id})
+
+    def test_equal_sizes_are_one_batch_in_order(self, comfy_host):
+        from klein9b.nodes.host.pictures import as_batch
+
+        image, mask = as_batch([self.picture(0.25), self.picture(0.75, alpha=0.5)])
+        assert image.shape == (2, 4, 6, 3) and image.dtype == torch.float32 and mask.shape == (2, 4, 6)
+        assert [float(one.mean()) for one in image] == [0.25, 0.75]
+        assert [float(one.mean()) for one in mask] == [0.0, 0.5]
+
+    def test_other_sizes_are_refused_and_none_is_lost(self, comfy_host):
+        from klein9b.nodes.host.pictures import as_batch
+        from klein9b.remote.errors import SegmindError
+
+        with pytest.raises(SegmindError) as caught:
+            as_batch([self.picture(request_id="request-1"), self.picture(size=(8, 8), request_id="request-2")])
+        for words in ("6x4, 8x8", "All of them are paid and kept.", "Segmind Jobs: request-1, request-2"):
+            assert words in str(caught.value)
