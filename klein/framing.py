@@ -137,8 +137,10 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     """Any 1 to 4 channel image as finite RGB in [0, 1]; transparency is laid over white. RGB in range is not copied.
 
     Raises:
-        UnusableImage: NaN or infinite pixels, or a channel count that is not an image's.
+        UnusableImage: no pixels, NaN or infinite ones, or a channel count that is not an image's.
     """
+    if not image.size:
+        raise UnusableImage(f"The image has no pixels: its shape is {list(image.shape)}.")
     if not np.isfinite(image).all():
         raise UnusableImage(
             "The image holds NaN or infinite pixels, so something before this node failed "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
@@ -18,12 +17,12 @@ from ..klein.framing import (
     output_size,
     place_image,
     snap,
-    to_rgb,
 )
 from ..klein.latent import LATENT_CHANNELS
 from ..klein.latent_store import LatentStore
 from .host.frame import FramedImage, FrameSocket
 from .host.newer_host import needs_host
+from .host.pictures import ConnectedImage, frames_in_order
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
@@ -134,9 +133,9 @@ class Klein9BReferences(io.ComfyNode):
         aspect_ratio: dict[str, Any],
         megapixels: float,
         negative: list | None = None,
-        images: dict[str, torch.Tensor] | None = None,
+        images: dict[str, torch.Tensor | None] | None = None,
     ) -> io.NodeOutput:
-        framed = _frame_all(_frames_of(images or {}), Fit(fit))
+        framed = _frame_all(frames_in_order(images or {}), Fit(fit))
         latents = _encode_all(vae, framed)
         if negative is None:
             negative = _zeroed(positive)
@@ -146,44 +145,16 @@ class Klein9BReferences(io.ComfyNode):
         )
 
 
-def _frames_of(images: dict[str, torch.Tensor]) -> list[tuple[str, np.ndarray]]:
-    """Every frame of every image in socket order, with the name an error may use."""
-    frames = []
-    for name in sorted(images, key=lambda name: int(name.rsplit("_", 1)[1])):
-        if images[name] is not None:
-            frames += _frames_of_batch(name, images[name])
-    return frames
+def _frame_all(images: list[ConnectedImage], fit: Fit) -> list[FramedImage]:
+    return [_frame_one(image, fit, several=len(images) > 1) for image in images]
 
 
-def _frames_of_batch(name: str, batch: torch.Tensor) -> list[tuple[str, np.ndarray]]:
-    if len(batch) == 0:
-        raise UnusableImage(f"{name}: The batch holds no frame. Connect one that does, or disconnect {name}.")
-    labels = [name] if len(batch) == 1 else [f"{name}, frame {i + 1}" for i in range(len(batch))]
-    return [(label, _pixels(label, frame)) for label, frame in zip(labels, batch)]
-
-
-def _pixels(label: str, frame: torch.Tensor) -> np.ndarray:
-    """One frame (H, W, C) as float32; integers fill their type's range, so 16-bit levels end at 1 too."""
-    if frame.ndim != 3:
-        raise UnusableImage(
-            f"{label}: Expected pictures shaped [frames, height, width, channels], got frames of {list(frame.shape)}. "
-            "The node before this one returned something that is not an image."
-        )
-    pixels = frame.cpu().float().numpy()
-    whole = not frame.is_floating_point() and frame.dtype != torch.bool
-    return pixels / np.float32(torch.iinfo(frame.dtype).max) if whole else pixels
-
-
-def _frame_all(frames: list[tuple[str, np.ndarray]], fit: Fit) -> list[FramedImage]:
-    return [_frame_one(label, image, fit, several=len(frames) > 1) for label, image in frames]
-
-
-def _frame_one(label: str, image: np.ndarray, fit: Fit, *, several: bool) -> FramedImage:
+def _frame_one(image: ConnectedImage, fit: Fit, *, several: bool) -> FramedImage:
+    height, width, _ = image.pixels.shape
     try:
-        size = Size(image.shape[1], image.shape[0])
-        return FramedImage(to_rgb(image), place_image(size, fit, several=several))
+        return FramedImage(image.pixels, place_image(Size(width, height), fit, several=several))
     except UnusableImage as error:
-        raise UnusableImage(f"{label}: {error}") from None
+        raise UnusableImage(f"{image.label}: {error}") from None
 
 
 def _encode_all(vae: VAE, framed: list[FramedImage]) -> list[torch.Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.framing import restore_image, to_rgb
+from ..klein.framing import restore_image
 from .host.frame import FramedImage, FrameSocket
+from .host.pictures import frames_of
 
 
 class Klein9BRestore(io.ComfyNode):
@@ -41,8 +43,5 @@ class Klein9BRestore(io.ComfyNode):
     def execute(cls, image: torch.Tensor, frame: FramedImage | None) -> io.NodeOutput:
         if frame is None:
             return io.NodeOutput(image)
-        restored = [
-            torch.from_numpy(restore_image(to_rgb(one.cpu().float().numpy()), frame.image, frame.placement))
-            for one in image
-        ]
-        return io.NodeOutput(torch.stack(restored).to(image.device))
+        restored = [restore_image(one.pixels, frame.image, frame.placement) for one in frames_of("image", image)]
+        return io.NodeOutput(torch.from_numpy(np.stack(restored)).to(image.device))

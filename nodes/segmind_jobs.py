@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from comfy_api.v0_0_2 import io
 
 from ..remote import service
-from .newer_host import needs_host
-from .node_text import show_text
-from .segmind_account import CancelButton, cancel_button, journal_folder, open_account, secret_because
-from .segmind_picture import as_batch
-from .segmind_progress import finished
+from .host.account import CancelButton, cancel_button, journal_folder, open_account, secret_because
+from .host.newer_host import needs_host
+from .host.pictures import as_batch
+from .host.progress import finished
+from .host.text import show_text
 
 ASK_S = 0.1  # how late Cancel is seen
 AGES = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"))

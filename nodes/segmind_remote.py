@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections import Counter
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
+from ..klein.framing import UnusableImage
 from ..remote import service
 from ..remote.service import (
     ASPECT_RATIOS,
@@ -20,10 +23,10 @@ from ..remote.service import (
     KleinRequest,
     SegmindError,
 )
-from .node_text import show_text
-from .segmind_account import cancel_button, log, open_account, secret_because
-from .segmind_picture import as_batch, frames_in_order
-from .segmind_progress import Waiting, finished
+from .host.account import cancel_button, log, open_account, secret_because
+from .host.pictures import as_batch, frames_in_order
+from .host.progress import Waiting, finished
+from .host.text import show_text
 
 MAX_COUNT = 16
 LEFT_ALONE = (
@@ -123,8 +126,7 @@ class SegmindRemote(io.ComfyNode):
         )
         requests = [first.with_seed(seed + i) for i in range(count)]
         terms = service.Terms(timeout_s=timeout_s, on_item_error=on_item_error, max_cost_usd=max_cost_usd, reuse=reuse)
-        frames = frames_in_order(images or {}, urls=len(first.image_urls))
-        return await cls._obtain(account, requests, frames, terms)
+        return await cls._obtain(account, requests, _to_upload(images or {}, len(first.image_urls)), terms)
 
     @classmethod
     async def _obtain(
@@ -171,6 +173,24 @@ class SegmindRemote(io.ComfyNode):
         image, mask = as_batch(pictures)
         text = json.dumps(receipts if len(requests) > 1 else receipts[0], indent=2)
         return io.NodeOutput(image, mask, text, requests[0].seed)
+
+
+def _to_upload(images: dict[str, torch.Tensor | None], urls: int) -> list[np.ndarray]:
+    """Every connected frame, in order.
+
+    Args:
+        urls: how many references come beside them, by their addresses.
+
+    Raises:
+        SegmindError: one is no picture, or together they are more than a request takes.
+    """
+    try:
+        frames = frames_in_order(images)
+    except UnusableImage as error:
+        raise SegmindError(str(error), "Nothing was sent and nothing was charged", "Connect another picture") from None
+    counts = Counter(frame.socket for frame in frames)
+    service.refuse_too_many_references({**counts, "image_urls": urls})
+    return [frame.pixels for frame in frames]
 
 
 def _what_to_make() -> list[io.Input]:

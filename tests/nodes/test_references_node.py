@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import standins
+from standins.greys import DTYPES, FINE, ROUNDING, grey
 
 
 @pytest.fixture
@@ -183,11 +184,10 @@ class TestOddImages:
         positive, *_ = run(node, CountingVae(), images={"image_1": fine})
         assert references(positive)[0][0, 0, 0, 0].item() == pytest.approx(12345 / 65535, abs=2e-6)
 
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
-    def test_integer_levels_fill_their_range(self, node, dtype):
-        mid = torch.full((1, 64, 64, 3), torch.iinfo(dtype).max // 2).to(dtype)
-        positive, *_ = run(node, CountingVae(), images={"image_1": mid})
-        assert references(positive)[0][0, 0, 0, 0].item() == pytest.approx(0.5, abs=1 / 255)
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_a_picture_of_any_dtype_reaches_the_vae_as_it_is(self, node, dtype):
+        positive, *_ = run(node, CountingVae(), images={"image_1": grey(dtype, side=64)})
+        assert references(positive)[0][0, 0, 0, 0].item() == pytest.approx(0.25, abs=ROUNDING.get(dtype, FINE))
 
     @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 2, 64, 64, 3), (64, 64)])
     def test_what_is_no_batch_of_images_is_told_so(self, node, shape):
@@ -287,6 +287,15 @@ class TestRestoreNode:
         (restored,) = Klein9BRestore.execute(torch.stack([padded, padded]), frame).args
         assert restored.shape == (2, *image.shape[1:])
         assert torch.equal(restored[0], image[0])
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_a_picture_of_any_dtype_is_restored_as_it_is(self, node, dtype):
+        from klein9b.nodes.restore import Klein9BRestore
+
+        *_, frame = run(node, CountingVae(), images={"image_1": grey(torch.float32, 3, side=70)})
+        (restored,) = Klein9BRestore.execute(grey(dtype, side=64), frame).args
+        assert restored.shape == (1, 70, 70, 3) and restored.dtype == torch.float32
+        assert restored[0, 35, 35].tolist() == pytest.approx([0.25] * 3, abs=ROUNDING.get(dtype, FINE))
 
     def test_without_image_1_the_picture_passes(self, node):
         from klein9b.nodes.restore import Klein9BRestore

@@ -7,13 +7,14 @@ import logging
 import math
 from dataclasses import fields
 
-import numpy as np
 import pytest
 import torch
 
 from fake_segmind import FakeSegmind, Settings
 from host.graphs import REMOTE_WIDGETS
+from klein9b.remote.images import decode
 from segmind_host import environment, forget_key, remember_jobs, write_key
+from standins.greys import FINE, FLOATS, LEVELS, ROUNDING, grey
 
 WIDGETS = {**REMOTE_WIDGETS, "prompt": "a red fox", "negative_prompt": "blurry", "timeout_s": 60}
 
@@ -98,59 +99,6 @@ class TestSchema:
         assert node.define_schema() and node.GET_NODE_INFO_V1()
 
 
-class TestOrder:
-    def test_frames_follow_the_sockets_numbers(self, comfy_host):
-        from klein9b.nodes.segmind_picture import frames_in_order
-
-        def flat(value, count=1):
-            return torch.full((count, 4, 4, 3), value)
-
-        pair = torch.cat([flat(0.2), flat(0.3)])
-        frames = frames_in_order({"image_10": flat(0.4), "image_2": pair, "image_1": flat(0.1), "image_3": None})
-        assert [round(float(frame.mean()), 1) for frame in frames] == [0.1, 0.2, 0.3, 0.4]
-        assert all(frame.shape == (4, 4, 3) and frame.dtype == np.float32 for frame in frames)
-
-    def test_a_batch_past_the_cap_is_refused_with_how_many_came_from_where(self, comfy_host):
-        from klein9b.nodes.segmind_picture import frames_in_order
-        from klein9b.remote.errors import BadInput
-
-        images = {"image_2": torch.zeros(3, 4, 4, 3), "image_1": torch.zeros(7, 4, 4, 3), "image_3": None}
-        assert len(frames_in_order(images)) == 10
-        with pytest.raises(BadInput) as said:
-            frames_in_order(images, urls=1)
-        assert "11 reference images (7 from image_1, 3 from image_2, 1 from image_urls)" in said.value.what
-
-
-class TestBatch:
-    def picture(self, value=0.5, size=(4, 6), alpha=1.0, request_id="request-1"):
-        from klein9b.remote.images import Decoded
-        from klein9b.remote.service import Picture
-
-        height, width = size
-        image = np.full((height, width, 3), value, np.float32)
-        mask = np.full((height, width), 1 - alpha, np.float32)
-        image.flags.writeable = False
-        decoded = Decoded(image=image, mask=mask, width=width, height=height, media_type="image/png")
-        return Picture(decoded, {"request_id": request_id})
-
-    def test_equal_sizes_are_one_batch_in_order(self, comfy_host):
-        from klein9b.nodes.segmind_picture import as_batch
-
-        image, mask = as_batch([self.picture(0.25), self.picture(0.75, alpha=0.5)])
-        assert image.shape == (2, 4, 6, 3) and image.dtype == torch.float32 and mask.shape == (2, 4, 6)
-        assert [float(one.mean()) for one in image] == [0.25, 0.75]
-        assert [float(one.mean()) for one in mask] == [0.0, 0.5]
-
-    def test_other_sizes_are_refused_and_none_is_lost(self, comfy_host):
-        from klein9b.nodes.segmind_picture import as_batch
-        from klein9b.remote.errors import SegmindError
-
-        with pytest.raises(SegmindError) as caught:
-            as_batch([self.picture(request_id="request-1"), self.picture(size=(8, 8), request_id="request-2")])
-        for words in ("6x4, 8x8", "All of them are paid and kept.", "Segmind Jobs: request-1, request-2"):
-            assert words in str(caught.value)
-
-
 class TestRun:
     def test_a_picture_a_mask_a_receipt_and_its_seed(self, node, account, segmind, shown):
         image, mask, text, seed = run(node, prompt="a whole run").args
@@ -168,6 +116,16 @@ class TestRun:
         assert {name: body[name] for name in asked} == asked and body["seed"] == 7
         assert "image_urls" not in body
 
+    @pytest.mark.parametrize("dtypes", [FLOATS, LEVELS], ids=["floats", "levels"])
+    def test_a_picture_of_any_dtype_is_uploaded_as_it_is(self, node, account, segmind, dtypes):
+        images = {f"image_{i + 1}": grey(dtype, side=8) for i, dtype in enumerate(dtypes)}
+        run(node, prompt=f"greys as {dtypes}", images=images)
+        urls = segmind.jobs[-1].body["image_urls"]
+        for dtype, url in zip(dtypes, urls, strict=True):
+            uploaded = decode(segmind.service.fetch(url)).image
+            assert uploaded.shape == (8, 8, 3)
+            assert abs(uploaded - 0.25).max() <= 1 / 255 + ROUNDING.get(dtype, FINE), dtype
+
     def test_100_megapixels_are_refused_before_anything_is_sent(self, node, account, segmind):
         before = len(segmind.requests)
         huge = torch.zeros(1, 1, 1, 3).expand(1, 10001, 10000, 3)
@@ -177,13 +135,14 @@ class TestRun:
 
     def test_more_than_ten_frames_are_refused_before_anything_is_sent(self, node, account, segmind):
         before = len(segmind.requests)
-        with pytest.raises(Exception, match="12 reference images .12 from image_1.*at most 10.*Nothing was sent"):
-            run(node, prompt="many", images={"image_1": torch.zeros(12, 8, 8, 3)})
+        images = {"image_2": torch.zeros(3, 8, 8, 3), "image_1": torch.zeros(7, 8, 8, 3), "image_3": None}
+        with pytest.raises(Exception, match="11 reference images .7 from image_1, 3 from image_2, 1 from image_urls"):
+            run(node, prompt="many", images=images, image_urls="https://example.com/a.png")
         assert len(segmind.requests) == before
 
     def test_nan_is_refused_before_anything_is_sent(self, node, account, segmind):
         before = len(segmind.requests)
-        with pytest.raises(Exception, match="Image 1: An image holds NaN"):
+        with pytest.raises(Exception, match="image_1: The image holds NaN.*Nothing was sent and nothing was charged"):
             run(node, prompt="odd", images={"image_1": torch.full((1, 64, 64, 3), math.nan)})
         assert len(segmind.requests) == before
 
@@ -252,7 +211,7 @@ class TestEnds:
         assert "You stopped waiting for r1" in caplog.text
 
     def test_the_log_never_holds_a_key(self, comfy_host, caplog):
-        from klein9b.nodes.segmind_account import log
+        from klein9b.nodes.host.account import log
 
         with caplog.at_level(logging.WARNING):
             log.warning("the key is %s", "SG_" + "0123456789abcdef")
@@ -278,75 +237,6 @@ class TestHostCache:
         assert after != before
         assert run(node, **asked).args[0].shape[0] == 2
         assert node.fingerprint_inputs(**WIDGETS | asked) == after
-
-
-class TestTexts:
-    def job(self, state, waited=0.0, number=1, reused=False, cost=None):
-        from klein9b.remote.protocol import Metrics
-        from klein9b.remote.values import Progress
-
-        return Progress(number, state, waited, 13.6, "r1", Metrics(cost), reused)
-
-    def heard(self, *told, count=1):
-        from klein9b.nodes.segmind_progress import Waiting
-
-        texts = []
-        waiting = Waiting(texts.append, count)
-        for jobs in told:
-            waiting.hear(jobs)
-        return texts
-
-    def test_one_job_from_the_queue_to_the_end(self, comfy_host):
-        told = [[None], [self.job("UPLOADING", 0.4)], [self.job("QUEUED", 1.0)], [self.job("QUEUED", 4.0)]]
-        told += [[self.job("PROCESSING", 6.0)], [self.job("COMPLETED", 14.2)]]
-        assert self.heard(*told) == [
-            "Preparing. 0 s, about $0.04.",
-            "Uploading the images. 0 s of about 14 s, about $0.04.",
-            "In Segmind's queue for 0 s. 1 s of about 14 s, about $0.04.",
-            "In Segmind's queue for 3 s. 4 s of about 14 s, about $0.04.",
-            "Being made, after 3 s in the queue. 6 s of about 14 s, about $0.04.",
-            "Fetching the picture, after 3 s in the queue. 14 s of about 14 s, about $0.04.",
-        ]
-
-    def test_it_speaks_once_a_second(self, comfy_host):
-        assert len(self.heard(*([self.job("PROCESSING", i / 10)] for i in range(30)))) <= 4
-
-    def test_several_jobs_are_counted(self, comfy_host):
-        done = [self.job("KEPT", 9, 1, cost=0.0402), self.job("KEPT", 9, 2, reused=True)]
-        assert self.heard([*done, self.job("QUEUED", 9, 3), None], count=4) == [
-            "2 of 4 done, 1 in Segmind's queue. 9 s of about 14 s, $0.0402 so far, about $0.12 in all."
-        ]
-
-    def test_a_state_nobody_knows_is_shown_as_it_is(self, comfy_host):
-        assert self.heard([self.job("WARMING_UP", 3.0)])[0].startswith("WARMING_UP. 3 s")
-
-    def receipt(self, **changes):
-        told = {"request_id": "r1", "seed": 7, "cost_usd": 0.0402, "remaining_usd": 9.5, "queue_seconds": 2.0}
-        told |= {"inference_seconds": 13.06, "reused": False, "note": "", "uploads": []}
-        return told | changes
-
-    @pytest.mark.parametrize(
-        ("changes", "words"),
-        [
-            ({}, "Seed 7, $0.0402, 2.0 s in the queue, 13.1 s to make, request r1, $9.50 left"),
-            ({"cost_usd": None, "remaining_usd": None}, "Seed 7, cost not reported, 2.0 s in the queue"),
-            ({"reused": True}, "Seed 7, kept from before: nothing paid, 2.0 s in the queue"),
-            ({"uploads": ["image 2: scaled from 4000x4000 to 2048x2048"]}, "\nimage 2: scaled from 4000x4000"),
-        ],
-    )
-    def test_the_last_word(self, comfy_host, changes, words):
-        from klein9b.nodes.segmind_progress import finished
-
-        assert words in finished([self.receipt(**changes)], [])
-
-    def test_the_last_word_on_a_batch(self, comfy_host):
-        from klein9b.nodes.segmind_progress import finished
-
-        receipts = [self.receipt(), self.receipt(reused=True), self.receipt(cost_usd=None, remaining_usd=9.4)]
-        left_out = "No picture for seed 9: it failed."
-        assert finished(receipts, [left_out]) == (
-            f"3 pictures, $0.0402 and 1 of unknown cost, 1 kept from before, $9.40 left\n{left_out}"
-        )
 
 
 class TestJobsNode:
@@ -408,7 +298,7 @@ class TestJobsNode:
 
         from comfy.model_management import InterruptProcessingException, interrupt_current_processing
 
-        from klein9b.nodes.segmind_account import cancel_button
+        from klein9b.nodes.host.account import cancel_button
         from klein9b.nodes.segmind_jobs import _interruptible
 
         interrupt_current_processing(True)

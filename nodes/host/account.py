@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..remote.service import Account, RedactingFilter, SegmindError, refuse_secrets
+from ...remote.service import Account, RedactingFilter, SegmindError, refuse_secrets
 from .newer_host import needs_host
 
 log = logging.getLogger(__name__)

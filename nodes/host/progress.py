@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..remote.service import AVERAGE_COST_USD, UPLOADING, Progress, Reported, State
+from ...remote.service import AVERAGE_COST_USD, UPLOADING, Progress, Reported, State
 
 SAID: dict[str, str] = {
     State.PLANNED: "Preparing",
