@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
 from types import MethodType
@@ -19,13 +20,13 @@ _PLAIN = (str, int, float, bool, torch.dtype, type(None))
 _FORWARDS = re.compile(r"diffusion_model\.((double|single)_blocks\.\d+\.)?(forward|_forward|forward_orig)")
 
 
-class ByValue:
+class ByValue(ABC):
     """For what nodes of ours put on a model, anew in every execution: equal descriptions compute the same."""
 
     @property
+    @abstractmethod
     def description(self) -> Hashable:
         """All that its result depends on but for its input."""
-        raise NotImplementedError
 
 
 class Same:

@@ -6,6 +6,7 @@ gives them theirs through an attention patch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ Replacement = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 DOUBLE, SINGLE = "double_block", "single_block"
 
 
-class OwnBlock:
+class OwnBlock(ABC):
     """What a node of ours puts into patches_replace for one block.
 
     The host calls it with the block's arguments. Whoever knows it to be ours may call `evaluate` and say more.
@@ -32,6 +33,7 @@ class OwnBlock:
             return extra["original_block"](args)
         return self.evaluate(args)
 
+    @abstractmethod
     def evaluate(
         self, args: dict[str, Any], *, reference: KeyValue | None = None, first_query: int = 0
     ) -> dict[str, Any]:
@@ -41,7 +43,6 @@ class OwnBlock:
             reference: further keys (after rotation) and values to attend to.
             first_query: tokens before it need not be computed.
         """
-        raise NotImplementedError
 
 
 class OwnDouble(OwnBlock):
