@@ -1,8 +1,11 @@
 """The money rules (a) to (g), each on its own."""
 
 import asyncio
+import contextlib
 import logging
+import socket
 import sqlite3
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,10 +178,17 @@ def test_a_lost_submit_that_shows_late_is_found_by_the_next_run(fake, lane):
     assert fake.submits == 1
 
 
+@contextlib.contextmanager
+def nobody():
+    """A service whose port is taken, so that no other process gets it, and where nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        yield SimpleNamespace(key="nobody's key", api_url=url, storage_url=url, account_url=url)
+
+
 def test_nobody_listening_is_retried_a_few_times_and_costs_nothing(tmp_path):
-    with small_fake() as fake:
-        pass
-    with a_lane(fake, tmp_path) as lane, pytest.raises(errors.Unreachable) as said:
+    with nobody() as service, a_lane(service, tmp_path) as lane, pytest.raises(errors.Unreachable) as said:
         run(lane, request())
     assert said.value.money == NOTHING_SENT
     assert list_jobs(tmp_path) == []
