@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from lanes import a_lane, batch, hosts_of, request, run, settled, small_fake
+from lanes import a_lane, batch, hosts_of, request, run, settled
 
 from fake_segmind import Behaviour, Fault
 from klein9b.remote import errors
@@ -184,7 +184,7 @@ def nobody():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}"
-        yield SimpleNamespace(key="nobody's key", api_url=url, storage_url=url, account_url=url)
+        yield SimpleNamespace(key="nobodyskey1", api_url=url, storage_url=url, account_url=url)
 
 
 def test_nobody_listening_is_retried_a_few_times_and_costs_nothing(tmp_path):
