@@ -19,7 +19,7 @@ from klein9b.remote.session import Session  # noqa: E402
 
 PACE = 100.0
 session.WATCH_S = 0.01
-SHORT = Timeouts(connect_s=0.5, submit_s=0.5, get_s=0.5, upload_s=0.5, download_s=0.5)
+SHORT = Timeouts(connect_s=1.5, submit_s=1.5, get_s=1.5, upload_s=1.5, download_s=1.5)
 
 
 class FastClock:
