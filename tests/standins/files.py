@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .quantised import quantised
 from .text_encoder import text_encoder
 from .transformer import transformer
 from .vae import vae
@@ -17,7 +18,9 @@ CHECKPOINTS = {
     "flux-2-klein-base-9b-fp8.safetensors": 10,
     "flux-2-klein-9b-kv-fp8.safetensors": 11,
 }
+NVFP4 = "flux-2-klein-9b-nvfp4.safetensors"
 TEXT_ENCODER = "qwen_3_8b_fp8mixed.safetensors"
+FP4_TEXT_ENCODER = "qwen_3_8b_fp4mixed.safetensors"
 VAES = {"flux2-vae.safetensors": 16, "full_encoder_small_decoder.safetensors": 16}
 
 
@@ -34,12 +37,19 @@ def _write_once(path: Path, make) -> None:
 
 
 def write_models(models: Path) -> None:
-    """Writes what is missing. Float32 throughout; the text encoder is bfloat16 to halve its size."""
+    """Writes what is missing. Float32 but for the nvfp4 files; text encoders are bfloat16 to halve their size."""
     for name, seed in CHECKPOINTS.items():
         _write_once(models / "diffusion_models" / name, lambda seed=seed: transformer(seed=seed))
     for name, seed in VAES.items():
         _write_once(models / "vae" / name, lambda seed=seed: vae(seed=seed))
-    _write_once(
-        models / "text_encoders" / TEXT_ENCODER,
-        lambda: {k: v.to(torch.bfloat16) for k, v in text_encoder().items()},
-    )
+    _write_once(models / "diffusion_models" / NVFP4, lambda: quantised(transformer(seed=9), "nvfp4"))
+    _write_once(models / "text_encoders" / TEXT_ENCODER, _in_bfloat16)
+    _write_once(models / "text_encoders" / FP4_TEXT_ENCODER, _in_fp4mixed)
+
+
+def _in_bfloat16() -> dict[str, Tensor]:
+    return {name: weight.to(torch.bfloat16) for name, weight in text_encoder().items()}
+
+
+def _in_fp4mixed() -> dict[str, Tensor]:
+    return quantised(quantised(_in_bfloat16(), "nvfp4", r"\.mlp\."), "float8_e4m3fn", r"\.self_attn\..*_proj")
