@@ -19,7 +19,7 @@ def quantised(weights: dict[str, Tensor], format: str, layers: str = BLOCKS) -> 
     stored = dict(weights)
     for name, weight in weights.items():
         if weight.ndim == 2 and re.search(layers, name):
-            stored |= _coder(format)(name, weight) | {f"{name.removesuffix('.weight')}.comfy_quant": mark}
+            stored |= _coder(format)(name, weight) | {f"{name.removesuffix('.weight')}.comfy_quant": mark.clone()}
     return stored
 
 
