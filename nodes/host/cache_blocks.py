@@ -66,20 +66,24 @@ class References:
     def options(self, model: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Transformer options by which every block attends to the references."""
         replaced = options.get("patches_replace", {})
-        patch = {"attn1_patch": [self._attention_patch(options)]}
+        patches = options.get("patches", {})
+        before, behind = self._attention_patches(options)
+        ours = {"attn1_patch": [before], "attn1_output_patch": [behind, *patches.get("attn1_output_patch", [])]}
         return options | {
-            "patches": options.get("patches", {}) | patch,
+            "patches": patches | ours,
             "patches_replace": replaced | {"dit": self._replacements(model, options, replaced.get("dit", {}))},
         }
 
-    def _attention_patch(self, options: dict[str, Any]) -> Any:
-        """For the host's blocks, which call it with normed queries and keys before they rotate them.
+    def _attention_patches(self, options: dict[str, Any]) -> tuple[Any, Any]:
+        """For the host's blocks, which call the first with normed queries and keys before they rotate them.
 
-        It rotates them itself, appends, and leaves no position table for the host to rotate by again.
+        It rotates them itself, appends, and leaves no position table for the host to rotate by again. A block keeps
+        what it was handed until its end, so the second, behind attention, empties that.
         """
         rope = host_functions(options).rope
+        handed: dict[str, Tensor | None] = {}
 
-        def patch(
+        def before(
             q: Tensor,
             k: Tensor,
             v: Tensor,
@@ -90,9 +94,14 @@ class References:
         ) -> dict[str, Tensor | None]:
             index = extra_options["block_index"] + self.doubles * (extra_options["block_type"] == "single")
             k, v = append_kv(rope(plain(k), pe), plain(v), self.read(index))
-            return {"q": rope(plain(q), pe), "k": k, "v": v, "pe": None, "attn_mask": attn_mask}
+            handed.update(q=rope(plain(q), pe), k=k, v=v, pe=None, attn_mask=attn_mask)
+            return handed
 
-        return patch
+        def behind(attended: Tensor, _: dict[str, Any]) -> Tensor:
+            handed.clear()
+            return attended
+
+        return before, behind
 
     def _replacements(
         self, model: Any, options: dict[str, Any], replaced: dict[Place, Replacement]

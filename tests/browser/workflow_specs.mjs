@@ -1,53 +1,35 @@
 // What each shipped workflow is made of. The frontend itself turns a spec into the file people open.
 const HUB = "https://huggingface.co";
-const QWEN = "qwen_3_8b_fp8mixed.safetensors";
+const FP8_QWEN = "qwen_3_8b_fp8mixed.safetensors";
+const FP4_QWEN = "qwen_3_8b_fp4mixed.safetensors";
 const FULL_VAE = "flux2-vae.safetensors";
+const SMALL_VAE = "full_encoder_small_decoder.safetensors";
 
-const MODELS = {
-  "flux-2-klein-9b-fp8.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-9b-fp8/resolve/main/flux-2-klein-9b-fp8.safetensors`],
-  "flux-2-klein-9b.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-9B/resolve/main/flux-2-klein-9b.safetensors`],
-  "flux-2-klein-base-9b-fp8.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-base-9b-fp8/resolve/main/flux-2-klein-base-9b-fp8.safetensors`],
-  "flux-2-klein-base-9b.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-base-9B/resolve/main/flux-2-klein-base-9b.safetensors`],
-  "flux-2-klein-9b-kv-fp8.safetensors": ["diffusion_models", `${HUB}/black-forest-labs/FLUX.2-klein-9b-kv-fp8/resolve/main/flux-2-klein-9b-kv-fp8.safetensors`],
-  [QWEN]: ["text_encoders", `${HUB}/Comfy-Org/flux2-klein-9B/resolve/main/split_files/text_encoders/${QWEN}`],
-  [FULL_VAE]: ["vae", `${HUB}/Comfy-Org/flux2-dev/resolve/main/split_files/vae/${FULL_VAE}`],
+const BFL = (repository, name) => ["diffusion_models", `black-forest-labs/${repository}`, `${HUB}/black-forest-labs/${repository}/resolve/main/${name}`];
+const COMFY = (repository, folder, name) => [folder, `Comfy-Org/${repository}`, `${HUB}/Comfy-Org/${repository}/resolve/main/split_files/${folder}/${name}`];
+
+// Each file: its folder, its repository, its address.
+const FILES = {
+  "flux-2-klein-9b.safetensors": BFL("FLUX.2-klein-9B", "flux-2-klein-9b.safetensors"),
+  "flux-2-klein-9b-fp8.safetensors": BFL("FLUX.2-klein-9b-fp8", "flux-2-klein-9b-fp8.safetensors"),
+  "flux-2-klein-9b-nvfp4.safetensors": BFL("FLUX.2-klein-9b-nvfp4", "flux-2-klein-9b-nvfp4.safetensors"),
+  "flux-2-klein-base-9b-fp8.safetensors": BFL("FLUX.2-klein-base-9b-fp8", "flux-2-klein-base-9b-fp8.safetensors"),
+  "flux-2-klein-9b-kv-fp8.safetensors": BFL("FLUX.2-klein-9b-kv-fp8", "flux-2-klein-9b-kv-fp8.safetensors"),
+  [FP8_QWEN]: COMFY("flux2-klein-9B", "text_encoders", FP8_QWEN),
+  [FP4_QWEN]: COMFY("flux2-klein-9B", "text_encoders", FP4_QWEN),
+  [FULL_VAE]: COMFY("flux2-dev", "vae", FULL_VAE),
+  [SMALL_VAE]: ["vae", "black-forest-labs/FLUX.2-small-decoder", `${HUB}/black-forest-labs/FLUX.2-small-decoder/resolve/main/${SMALL_VAE}`],
 };
 
-const VARIANTS = {
-  distilled: { fp8: "flux-2-klein-9b-fp8.safetensors", bf16: "flux-2-klein-9b.safetensors", page: "black-forest-labs/FLUX.2-klein-9b-fp8" },
-  base: { fp8: "flux-2-klein-base-9b-fp8.safetensors", bf16: "flux-2-klein-base-9b.safetensors", page: "black-forest-labs/FLUX.2-klein-base-9b-fp8" },
-  kv: { fp8: "flux-2-klein-9b-kv-fp8.safetensors", page: "black-forest-labs/FLUX.2-klein-9b-kv-fp8" },
+const FP8 = { distilled: "flux-2-klein-9b-fp8.safetensors", base: "flux-2-klein-base-9b-fp8.safetensors", kv: "flux-2-klein-9b-kv-fp8.safetensors" };
+
+// What a card with so many GB runs best, as Klein 9B Plan finds it.
+const CARDS = {
+  8: { diffusion_model: "flux-2-klein-9b-nvfp4.safetensors", text_encoder: FP4_QWEN, vae: SMALL_VAE },
+  12: { diffusion_model: "flux-2-klein-9b-fp8.safetensors", text_encoder: FP4_QWEN, vae: SMALL_VAE },
+  16: { diffusion_model: "flux-2-klein-9b-fp8.safetensors", text_encoder: FP8_QWEN, vae: FULL_VAE },
+  24: { diffusion_model: "flux-2-klein-9b.safetensors", text_encoder: FP8_QWEN, vae: FULL_VAE },
 };
-
-function model(name) {
-  const [directory, url] = MODELS[name];
-  return { name, url, directory };
-}
-
-function note(lines, variant) {
-  const file = VARIANTS[variant];
-  const kept = variant === "kv" ? " The reference cache keeps about 2 GB more for each megapixel of reference, in RAM when VRAM is short." : "";
-  const other = file.bf16 ? `\n\nThe bf16 file \`${file.bf16}\` works in the same place and needs about twice the memory.` : "";
-  return `${lines}
-
-## Files
-
-\`\`\`
-ComfyUI/models/
-  diffusion_models/
-    ${file.fp8} (9.4 GB)
-  text_encoders/
-    ${QWEN} (8.7 GB)
-  vae/
-    ${FULL_VAE} (0.3 GB)
-\`\`\`
-
-*View details* on ComfyUI's warning offers each missing file. The diffusion model is gated: sign in at [${file.page}](${HUB}/${file.page}) and accept the FLUX Non-Commercial License first.${other}
-
-## Memory
-
-About 17 to 20 GB of VRAM holds everything at once; ComfyUI offloads to RAM on smaller cards, which is slower.${kept}`;
-}
 
 const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own
 const STEP = 380;

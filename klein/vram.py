@@ -1,0 +1,172 @@
+"""How many bytes Klein takes while it runs: weights, activations, the references' cache, the VAE.
+
+Each peak is written as the tensors that live at that moment, in rows of the model's width, and is tested against the
+peaks counted in the host's own forward at full size. Kernel workspaces are not in it: a card needs a few tens of
+megabytes more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from .framing import GRID, Size
+from .kv_store import Storage
+
+MLP_RATIO = 3
+HEAD_DIM = 128
+TEXT_TOKENS = 512
+ITEM = 2  # bytes of bfloat16 and of float16, in one of which a card computes
+_POSITION = HEAD_DIM // 2 * 4 * 4  # bytes of a token's rotation matrices, in float32
+_VAE_WIDTH = 128
+_PIXELS = 3
+
+
+@dataclass(frozen=True)
+class Dims:
+    """A FLUX.2 transformer's size.
+
+    Attributes:
+        hidden: width of a token.
+        context: width of the text's features.
+    """
+
+    hidden: int = 4096
+    double_blocks: int = 8
+    single_blocks: int = 24
+    context: int = 12288
+
+    @property
+    def blocks(self) -> int:
+        return self.double_blocks + self.single_blocks
+
+    @property
+    def largest_matrix(self) -> int:
+        """Elements of a single block's first layer: queries, keys, values and both halves of the MLP."""
+        return self.hidden * self.hidden * (3 + 2 * MLP_RATIO)
+
+
+KLEIN_9B = Dims()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture, or a batch of them.
+
+    Attributes:
+        size: of the new picture in pixels.
+        references: sizes of the reference images as they are encoded, on the grid.
+        guided: cfg is above 1, so that the prompt and the negative are evaluated, side by side.
+        cache: how Klein 9B Reference Cache keeps the references, None without it.
+    """
+
+    size: Size
+    references: tuple[Size, ...] = ()
+    batch: int = 1
+    guided: bool = False
+    cache: Storage | None = None
+    text_tokens: int = TEXT_TOKENS
+
+    @property
+    def rows(self) -> int:
+        """Sequences evaluated at once."""
+        return self.batch * (2 if self.guided else 1)
+
+    @cached_property
+    def picture_tokens(self) -> int:
+        return tokens(self.size)
+
+    @cached_property
+    def reference_tokens(self) -> int:
+        return sum(tokens(one) for one in self.references)
+
+    @property
+    def cached(self) -> bool:
+        return self.cache is not None and bool(self.references)
+
+
+def tokens(size: Size) -> int:
+    """One for each 16x16 pixels."""
+    return math.ceil(size.width / GRID) * math.ceil(size.height / GRID)
+
+
+def activation_bytes(dims: Dims, job: Job) -> int:
+    """The most that one evaluation of the model holds beside its weights and the references' cache."""
+    if not job.cached:
+        return forward_bytes(dims, job)
+    return max(cached_forward_bytes(dims, job), reference_pass_bytes(dims, job))
+
+
+def forward_bytes(dims: Dims, job: Job) -> int:
+    """The host's own forward, references in its sequence.
+
+    The peak lies in a single block: its input, its first layer's output (queries, keys, values, both halves of the
+    MLP), the attention's output, silu of one half and its product with the other. The text stream of the double blocks
+    and the position table live as long as the forward does.
+    """
+    length = job.text_tokens + job.picture_tokens + job.reference_tokens
+    wide = 1 + (3 + 2 * MLP_RATIO) + 1 + 2 * MLP_RATIO
+    return job.rows * (_rows(dims, length * wide + job.text_tokens) + length * _POSITION)
+
+
+def cached_forward_bytes(dims: Dims, job: Job) -> int:
+    """A step with cached references: as `forward_bytes` without them, and what attends to them.
+
+    Where attention begins, the first layer's output, normed and rotated queries and keys, and keys and values with the
+    references' own behind them live at once. Behind it only the MLP's part counts.
+    """
+    length = job.text_tokens + job.picture_tokens
+    appended = 2 * (length + job.reference_tokens)
+    attending = length * (1 + (3 + 2 * MLP_RATIO) + 4 + 1) + appended
+    behind = length * (1 + (3 + 2 * MLP_RATIO) + 1 + 2 * MLP_RATIO)
+    return job.rows * (_rows(dims, max(attending, behind) + job.text_tokens) + length * _POSITION)
+
+
+def reference_pass_bytes(dims: Dims, job: Job) -> int:
+    """Computing the references' keys and values: their tokens alone, one sequence, whatever the batch.
+
+    The peak lies where attention and MLP are put side by side.
+    """
+    wide = 1 + (3 + 2 * MLP_RATIO) + 1 + 1 + MLP_RATIO + 1
+    return _rows(dims, job.reference_tokens * wide) + job.reference_tokens * _POSITION
+
+
+def cache_bytes(dims: Dims, job: Job) -> int:
+    """What the references' keys and values take in all blocks, 0 without the cache."""
+    if job.cache is None:
+        return 0
+    heads = dims.hidden // HEAD_DIM
+    return 2 * dims.blocks * heads * job.reference_tokens * job.cache.bytes_per_vector(HEAD_DIM, torch.bfloat16)
+
+
+def vae_encode_bytes(size: Size) -> int:
+    """Encoding one image whole: three tensors of the first level's width at the image's own size."""
+    return ITEM * size.area * (3 * _VAE_WIDTH + _PIXELS)
+
+
+def vae_decode_bytes(size: Size, *, decoder: int = _VAE_WIDTH) -> int:
+    """Decoding one picture whole: five tensors of the last level's width, and three times the picture.
+
+    Args:
+        decoder: channels of that level, fewer in the small decoder.
+    """
+    return ITEM * size.area * (5 * decoder + 3 * _PIXELS)
+
+
+def host_estimate(dims: Dims, job: Job) -> int:
+    """What ComfyUI sets aside for one evaluation before it decides how much of the model to load.
+
+    Its BaseModel.memory_required with Flux2's factor (comfy/model_base.py, comfy/supported_models.py), as its
+    sampler_helpers.estimate_memory asks at least: a batch of one prompt.
+    """
+    factor = 3.1 * 4 * dims.hidden / 2604
+    area = job.batch * job.picture_tokens + (0 if job.cached else job.reference_tokens)
+    return int(area * ITEM * 0.01 * factor * 1024 * 1024)
+
+
+def _rows(dims: Dims, count: int) -> int:
+    """Bytes of so many tokens of the model's width."""
+    return count * dims.hidden * ITEM
