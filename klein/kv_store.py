@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.eager.append_kv import KeyValue
+from ..kernels.eager.kv_int4 import group_size, pack_kv_int4, unpack_kv_int4
 from ..kernels.eager.kv_int8 import pack_kv_int8, unpack_kv_int8
 from .layer_stream import LayerStream
 
@@ -22,24 +23,50 @@ UNLIMITED = sys.maxsize
 
 
 class Storage(str, Enum):
-    """How keys and values are kept. MODEL is exact; INT8 is about half of bfloat16 and approximate."""
+    """How keys and values are kept. MODEL is exact; INT8 is about half of bfloat16, INT4 less than a third."""
 
     MODEL = "model dtype"
     INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def approximate(self) -> str:
+        """Why the picture is an approximation, empty where it is exact."""
+        return "" if self is Storage.MODEL else f"{self.value} rounds what is kept of the references"
 
     def pack(self, pair: KeyValue) -> Tensors:
-        return pair if self is Storage.MODEL else (*pack_kv_int8(pair[0]), *pack_kv_int8(pair[1]))
+        if self is Storage.MODEL:
+            return pair
+        pack = pack_kv_int8 if self is Storage.INT8 else pack_kv_int4
+        return (*pack(pair[0]), *pack(pair[1]))
 
     def unpack(self, tensors: Tensors, dtype: torch.dtype) -> KeyValue:
         if self is Storage.MODEL:
             key, value = tensors
             return key, value
+        unpack = unpack_kv_int8 if self is Storage.INT8 else unpack_kv_int4
         key, key_scale, value, value_scale = tensors
-        return unpack_kv_int8(key, key_scale, dtype), unpack_kv_int8(value, value_scale, dtype)
+        return unpack(key, key_scale, dtype), unpack(value, value_scale, dtype)
 
     def bytes_per_vector(self, head_dim: int, dtype: torch.dtype) -> int:
         """Of one token, in one head, key or value."""
-        return head_dim * dtype.itemsize if self is Storage.MODEL else head_dim + torch.float32.itemsize
+        if self is Storage.MODEL:
+            return head_dim * dtype.itemsize
+        if self is Storage.INT8:
+            return head_dim + torch.float32.itemsize
+        return head_dim // 2 + head_dim // group_size(head_dim) * torch.bfloat16.itemsize
+
+
+class Placement(str, Enum):
+    """Where a run's keys and values lie: on the device as far as there is room, wholly there, or in RAM."""
+
+    AUTO = "auto"
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class NoRoom(RuntimeError):
+    """The device has less room than Placement.GPU needs; the message says how much, and what to do."""
 
 
 def bytes_per_token(model: Any, storage: Storage, dtype: torch.dtype) -> int:
@@ -103,6 +130,8 @@ class ReferenceStore:
         self.device = device
         self.budget = UNLIMITED
         self.allowance = UNLIMITED
+        self.placement = Placement.AUTO
+        self._needed = 0
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._in_use: set[Hashable] = set()
         self._building: Entry | None = None
@@ -146,6 +175,8 @@ class ReferenceStore:
         layer = entry.layers[index]
         if not layer.on_device and self._make_room(layer.nbytes):
             self._to_device(layer)
+        if not layer.on_device and self.placement is Placement.GPU:
+            raise self._no_room(layer.nbytes)
         tensors = layer.tensors if layer.on_device else self._stream.take((id(entry), index), layer.tensors)
         following = entry.layers[(index + 1) % len(entry.layers)]
         if not following.on_device:
@@ -165,15 +196,28 @@ class ReferenceStore:
     @property
     def wanted_bytes(self) -> int:
         """What the store would put on the device if it may: all it holds and what the run is expected to add."""
-        return self.held_bytes + self._expected
+        return self.device_bytes if self.placement is Placement.CPU else self.held_bytes + self._expected
 
-    def begin_run(self, budget: int, tokens: int, bytes_per_token: int) -> None:
+    def begin_run(self, budget: int, tokens: int, bytes_per_token: int, placement: Placement = Placement.AUTO) -> None:
         """Announces a run whose references have so many tokens. A held entry of that size is taken for theirs."""
         self.budget = budget
+        self.placement = placement
+        self._needed = tokens * bytes_per_token
         self._in_use.clear()
         self._drop_over_budget()
+        if placement is Placement.CPU:
+            self.allow(0)
         known = not tokens or any(entry.tokens == tokens for entry in self._entries.values())
         self._expected = 0 if known else tokens * bytes_per_token
+
+    def require_room(self) -> None:
+        """Before a run computes anything.
+
+        Raises:
+            NoRoom: the references must lie on the device, and the allowance is less than they need.
+        """
+        if self.placement is Placement.GPU and self._needed > self.allowance:
+            raise self._no_room(0)
 
     def end_run(self) -> None:
         """Drops what the budget has no room for; with a budget of 0, everything."""
@@ -185,7 +229,7 @@ class ReferenceStore:
 
     def allow(self, device_bytes: int) -> None:
         """Sets the allowance, gives back what is above it, and takes hold of what the run will add."""
-        self.allowance = max(0, device_bytes)
+        self.allowance = 0 if self.placement is Placement.CPU else max(0, device_bytes)
         self._release_reserve()
         self.offload(self.device_bytes - self.allowance)
         room = min(self._expected, self.allowance - self.device_bytes)
@@ -212,9 +256,20 @@ class ReferenceStore:
             yield self._building
 
     def _place(self, layer: Layer) -> Layer:
-        if not self._make_room(layer.nbytes):
-            self._to_ram(layer)
+        if self._make_room(layer.nbytes):
+            return layer
+        if self.placement is Placement.GPU:
+            raise self._no_room(layer.nbytes)
+        self._to_ram(layer)
         return layer
+
+    def _no_room(self, more: int) -> NoRoom:
+        needed = max(self._needed, self.device_bytes + more)
+        return NoRoom(
+            f"The references' keys and values need {_gib(needed)} on {self.device}, and ComfyUI has room there for "
+            f"{_gib(self.allowance)} beside what a step needs. Set placement to auto or cpu, storage to a smaller one, "
+            "or connect fewer or smaller references."
+        )
 
     def _make_room(self, device_bytes: int) -> bool:
         """Whether so many more bytes may lie on the device, after moving what no run uses to RAM."""
@@ -249,6 +304,10 @@ class ReferenceStore:
             if self.held_bytes <= self.budget:
                 break
             del self._entries[key]
+
+
+def _gib(device_bytes: int) -> str:
+    return f"{device_bytes / 2**30:.2f} GiB"
 
 
 def _in_ram(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from host.edits import cached, edit, klein_model, reference, store_of
-from klein9b.klein.kv_store import Storage, bytes_per_token
+from klein9b.klein.kv_store import NoRoom, Placement, Storage, bytes_per_token
 
 CARD = torch.device("cpu", 0)
 
@@ -97,6 +97,45 @@ def test_with_too_little_left_only_a_part_is_on_the_card(management, monkeypatch
     assert 0 < memory.store.device_bytes <= 2 * KB
     assert all(float(memory.store.read(entry, i)[0].mean()) == 1.0 for i in range(4))
     assert memory.store.device_bytes <= 2 * KB
+
+
+def test_on_cpu_the_host_makes_no_room_for_it(management, monkeypatch, memory):
+    card = Card(management, monkeypatch, memory.store, 10 * KB)
+    management.load_models_gpu([memory])
+    fill(memory, 1)
+    memory.store.begin_run(2**40, 2, 4 * KB, Placement.CPU)
+    assert memory.model_size() == 0 and card.free() == 10 * KB
+    management.load_models_gpu([memory])
+    entry = fill(memory, 2)
+    assert card.free() == 10 * KB and float(memory.store.read(entry, 3)[1][0, 0, 0, 0]) == 2.0
+
+
+def test_on_gpu_the_host_gives_the_room_or_the_run_is_refused(management, monkeypatch, memory):
+    Card(management, monkeypatch, memory.store, 10 * KB)
+    for required, room in ((4 * KB, True), (8 * KB, False)):
+        memory.store.begin_run(2**40, 1, 4 * KB, Placement.GPU)
+        management.load_models_gpu([memory], memory_required=required, minimum_memory_required=required)
+        if not room:
+            with pytest.raises(NoRoom):
+                memory.store.require_room()
+            continue
+        memory.store.require_room()
+        assert fill(memory, 1).device_bytes == 4 * KB
+        memory.store.end_run()
+        memory.store.begin_run(0, 0, 0)
+
+
+def test_on_gpu_a_run_that_loses_its_room_ends_with_the_sentence(comfy_host):
+    ours, _ = cached(klein_model(), placement=Placement.GPU)
+    store = store_of(ours)
+
+    def thief(apply_model, args):
+        store.offload(1)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    ours.set_model_unet_function_wrapper(thief)
+    with pytest.raises(NoRoom, match="Set placement to auto or cpu"):
+        edit(ours, [reference(1)], steps=3)
 
 
 def test_a_new_run_makes_room_by_moving_idle_references(management, monkeypatch, memory):
