@@ -1,4 +1,4 @@
-"""Where the references' keys and values are kept: on the device, in pinned RAM, or no longer."""
+"""Where the references' keys and values are kept: on the device, in RAM, or no longer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..kernels.eager.append_kv import KeyValue
 from ..kernels.eager.kv_int4 import group_size, pack_kv_int4, unpack_kv_int4
 from ..kernels.eager.kv_int8 import pack_kv_int8, unpack_kv_int8
 from .layer_stream import LayerStream
+from .ram import PLAIN, RAM, Ram, RamCopy
 
 Tensors = tuple[Tensor, ...]
 UNLIMITED = sys.maxsize
@@ -82,10 +83,15 @@ def bytes_per_token(model: Any, storage: Storage, dtype: torch.dtype) -> int:
 
 @dataclass
 class Layer:
-    """One block's key and value as stored."""
+    """One block's key and value as stored.
+
+    Attributes:
+        copy: holds the tensors in RAM, where that is not the device itself.
+    """
 
     tensors: Tensors
     on_device: bool
+    copy: RamCopy | None = None
 
     @property
     def nbytes(self) -> int:
@@ -123,14 +129,16 @@ class ReferenceStore:
 
     The budget bounds what is kept after a run, on the device and in RAM together; the entries of the run that is
     going on are never dropped. The allowance bounds the part on the device: whoever manages its memory sets it with
-    `allow` and takes bytes back with `offload`, at any moment.
+    `allow` and takes bytes back with `offload`, at any moment. What no run uses is moved to RAM only while that has
+    room, and is dropped where it has none.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ram: Ram = PLAIN) -> None:
         self.device = device
         self.budget = UNLIMITED
         self.allowance = UNLIMITED
         self.placement = Placement.AUTO
+        self._ram = ram
         self._needed = 0
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._in_use: set[Hashable] = set()
@@ -174,7 +182,7 @@ class ReferenceStore:
         """As `read`, but as they are stored."""
         layer = entry.layers[index]
         if not layer.on_device and self._make_room(layer.nbytes):
-            self._to_device(layer)
+            self._to_device((id(entry), index), layer)
         if not layer.on_device and self.placement is Placement.GPU:
             raise self._no_room(layer.nbytes)
         tensors = layer.tensors if layer.on_device else self._stream.take((id(entry), index), layer.tensors)
@@ -220,12 +228,13 @@ class ReferenceStore:
             raise self._no_room(0)
 
     def end_run(self) -> None:
-        """Drops what the budget has no room for; with a budget of 0, everything."""
+        """Drops what the budget or the RAM has no room for; with a budget of 0, everything."""
         self._release_reserve()
         self._stream.forget()
         self._expected = 0
         self._in_use.clear()
         self._drop_over_budget()
+        self._drop_while_ram_is_short()
 
     def allow(self, device_bytes: int) -> None:
         """Sets the allowance, gives back what is above it, and takes hold of what the run will add."""
@@ -241,14 +250,14 @@ class ReferenceStore:
         """Moves at least so many bytes to RAM, least recently used first, where there are as many. Bytes freed."""
         if device_bytes <= 0:
             return 0
-        freed = self._release_reserve()
-        for layer in self._device_layers(include_in_use=True):
-            if freed >= device_bytes:
+        before = self.device_bytes
+        self._release_reserve()
+        for key, layer in self._device_layers(include_in_use=True):
+            if before - self.device_bytes >= device_bytes:
                 break
-            freed += layer.nbytes
-            self._to_ram(layer)
+            self._evict(key, layer)
         self.allowance = min(self.allowance, self.device_bytes)
-        return freed
+        return before - self.device_bytes
 
     def _all(self) -> Iterator[Entry]:
         yield from self._entries.values()
@@ -272,50 +281,64 @@ class ReferenceStore:
         )
 
     def _make_room(self, device_bytes: int) -> bool:
-        """Whether so many more bytes may lie on the device, after moving what no run uses to RAM."""
-        for layer in self._device_layers(include_in_use=False):
+        """Whether so many more bytes may lie on the device, after taking what no run uses from there."""
+        for key, layer in self._device_layers(include_in_use=False):
             if self.device_bytes + device_bytes <= self.allowance:
                 break
-            self._to_ram(layer)
+            self._evict(key, layer)
         return self.device_bytes + device_bytes <= self.allowance
 
-    def _device_layers(self, *, include_in_use: bool) -> Iterator[Layer]:
-        for key, entry in list(self._entries.items()):
-            if include_in_use or key not in self._in_use:
-                yield from (layer for layer in entry.layers if layer.on_device)
+    def _idle(self) -> list[Hashable]:
+        return [key for key in self._entries if key not in self._in_use]
+
+    def _device_layers(self, *, include_in_use: bool) -> Iterator[tuple[Hashable, Layer]]:
+        for key in list(self._entries) if include_in_use else self._idle():
+            for layer in self._entries[key].layers:
+                if key in self._entries and layer.on_device:
+                    yield key, layer
         if include_in_use and self._building is not None:
-            yield from (layer for layer in self._building.layers if layer.on_device)
+            yield from ((None, layer) for layer in self._building.layers if layer.on_device)
+
+    def _evict(self, key: Hashable, layer: Layer) -> None:
+        if key in self._idle() and not self._ram.has_room(layer.nbytes):
+            self._drop(key)
+        else:
+            self._to_ram(layer)
 
     def _to_ram(self, layer: Layer) -> None:
-        layer.tensors = tuple(_in_ram(t) for t in layer.tensors)
+        if self.device != RAM:
+            layer.copy = self._ram.copy(layer.tensors)
+            layer.tensors = layer.copy.tensors
         layer.on_device = False
 
-    def _to_device(self, layer: Layer) -> None:
-        layer.tensors = tuple(t.to(self.device) for t in layer.tensors)
+    def _to_device(self, tag: Hashable, layer: Layer) -> None:
+        layer.tensors = self._stream.take(tag, layer.tensors)
+        layer.copy = None
         layer.on_device = True
 
-    def _release_reserve(self) -> int:
-        freed = 0 if self._reserved is None else self._reserved.nbytes
+    def _release_reserve(self) -> None:
         self._reserved = None
-        return freed
 
     def _drop_over_budget(self) -> None:
-        for key in [k for k in self._entries if k not in self._in_use]:
+        for key in self._idle():
             if self.held_bytes <= self.budget:
                 break
-            del self._entries[key]
+            self._drop(key)
+
+    def _drop_while_ram_is_short(self) -> None:
+        for key in self._idle():
+            if self._ram.has_room(0):
+                break
+            entry = self._entries[key]
+            if self.device == RAM or entry.device_bytes < entry.nbytes:
+                self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        self._stream.forget()
+        for layer in self._entries.pop(key).layers:
+            if layer.copy is not None:
+                layer.copy.release()
 
 
 def _gib(device_bytes: int) -> str:
     return f"{device_bytes / 2**30:.2f} GiB"
-
-
-def _in_ram(tensor: Tensor) -> Tensor:
-    """A copy in pinned RAM, or in plain RAM where nothing more can be pinned. A CPU tensor is there already."""
-    if tensor.device.type == "cpu":
-        return tensor
-    try:
-        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-    except RuntimeError:
-        pinned = torch.empty(tensor.shape, dtype=tensor.dtype)
-    return pinned.copy_(tensor)

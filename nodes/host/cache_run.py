@@ -115,7 +115,7 @@ class SamplingRun:
         patcher = guider.model_patcher
         self.settings = settings
         # Anew: a node behind ours may have loaded the model a second time, as TorchCompileModel does.
-        self.memory: ReferenceMemory = memories.beside(patcher)
+        self.memory: ReferenceMemory = memories.of(patcher)
         self.weights: ModelState = model_state(patcher)
         self.references = ReferenceRun(self.memory.store, settings.storage)
         self.unfit = run_unfit_because(patcher, guider.conds, guider.model_options)
@@ -127,6 +127,7 @@ class SamplingRun:
         dtype = patcher.model.get_dtype_inference()
         size = bytes_per_token(patcher.model.diffusion_model, settings.storage, dtype) if self.tokens else 0
         self.memory.store.begin_run(settings.budget, self.tokens, size, settings.placement)
+        memories.beside(patcher, wanted=self.tokens > 0 and settings.placement is not Placement.CPU)
 
     def refuse(self, reason: str | None) -> None:
         """The stock path for the whole run, said once.

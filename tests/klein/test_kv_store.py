@@ -1,5 +1,6 @@
 """The store: budget, allowance, moves between device and RAM, all on CPU."""
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from ram_manager import Manager
 
 from klein9b.klein.kv_store import UNLIMITED, NoRoom, Placement, ReferenceStore, Storage, bytes_per_token
 
@@ -112,11 +114,12 @@ def test_without_any_allowance_everything_stays_in_ram():
     assert entry.device_bytes == 0 and same(s, entry, 1)
 
 
-def test_a_failed_computation_leaves_nothing():
-    def failing():
-        yield from pairs(1)[:2]
-        raise RuntimeError("out of luck")
+def failing():
+    yield from pairs(1)[:2]
+    raise RuntimeError("out of luck")
 
+
+def test_a_failed_computation_leaves_nothing():
     s = store()
     with pytest.raises(RuntimeError, match="out of luck"):
         s.add(1, failing(), Storage.MODEL, torch.float32)
@@ -219,12 +222,82 @@ def test_on_gpu_what_turns_out_larger_than_announced_is_refused_and_leaves_nothi
     assert s.held() == [] and s.held_bytes == 0
 
 
+CARD = torch.device("cpu", 0)
+
+
+def on_a_card(room=UNLIMITED):
+    manager = Manager(room=room)
+    return ReferenceStore(CARD, manager.ram), manager
+
+
+def test_what_is_in_ram_is_pinned_until_it_leaves():
+    s, manager = on_a_card()
+    entry = add(s, 1)
+    assert manager.bytes == 0
+    s.offload(TOKEN)
+    assert manager.bytes == TOKEN and same(s, entry, 1)
+    s.allow(TOKEN)
+    assert same(s, entry, 1) and manager.bytes == 0 and s.device_bytes == TOKEN
+    s.offload(1)
+    assert manager.bytes == TOKEN // LAYERS
+
+
+@pytest.mark.parametrize("how", ["over budget", "a failed computation", "the store is gone"])
+def test_nothing_stays_pinned(how):
+    s, manager = on_a_card()
+    s.allow(0)
+    if how == "a failed computation":
+        with pytest.raises(RuntimeError):
+            s.add(1, failing(), Storage.MODEL, torch.float32)
+        assert manager.bytes == 0
+        return
+    add(s, 1)
+    assert manager.bytes == TOKEN
+    if how == "over budget":
+        s.begin_run(0, 0, 0)
+    del s
+    gc.collect()
+    assert manager.bytes == 0
+
+
+def test_what_no_run_uses_is_dropped_where_ram_has_no_room_for_it():
+    s, manager = on_a_card(room=TOKEN // LAYERS - 1)
+    add(s, 1)
+    s._in_use.clear()
+    add(s, 2)
+    assert s.offload(1) == TOKEN, "the whole of it: a part is of no use"
+    assert s.held() == [2] and manager.bytes == 0
+    assert s.offload(TOKEN) == TOKEN
+    assert s.held() == [2] and same(s, s.find(2), 2), "the run's own stays, wherever"
+
+
+def test_a_run_that_ends_while_ram_is_short_drops_what_lies_there():
+    s, manager = on_a_card()
+    for name in (1, 2, 3):
+        add(s, name)
+    s.offload(TOKEN + 1)
+    manager.room = -1
+    s.end_run()
+    assert s.held() == [3] and s.device_bytes == TOKEN, "what is on the card takes no RAM"
+    assert manager.bytes == 0
+
+
+def test_without_a_card_all_of_it_lies_in_ram():
+    manager = Manager(room=-1)
+    s = ReferenceStore(torch.device("cpu"), manager.ram)
+    add(s, 1)
+    s.offload(TOKEN)
+    assert manager.bytes == 0 and s.held() == [1]
+    s.end_run()
+    assert s.held() == []
+
+
 class Anything(RuleBasedStateMachine):
     """Whatever is done to it, a store answers with what was put in, and within its bounds."""
 
     def __init__(self):
         super().__init__()
-        self.store = store()
+        self.store, self.manager = on_a_card()
         self.running = False
         self.budget = UNLIMITED
 
@@ -255,6 +328,10 @@ class Anything(RuleBasedStateMachine):
     def allow(self, size):
         self.store.allow(size)
 
+    @rule(short=st.booleans())
+    def ram(self, short):
+        self.manager.room = -1 if short else UNLIMITED
+
     @rule(size=st.integers(0, 8 * TOKEN))
     def offload(self, size):
         before = self.store.device_bytes
@@ -267,6 +344,7 @@ class Anything(RuleBasedStateMachine):
         assert self.store.device_bytes <= self.store.allowance
         assert self.store.device_bytes <= self.store.wanted_bytes
         assert self.store.placement is not Placement.CPU or self.store.device_bytes == 0
+        assert self.manager.bytes == self.store.held_bytes - self.store.device_bytes
         if not self.running:
             assert self.store.held_bytes <= self.budget
 
