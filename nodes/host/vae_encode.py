@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,10 @@ def encode_pictures(vae: VAE, pictures: Iterable[tuple[str, np.ndarray]]) -> tup
     if store is None:
         store = LatentStore()
         vae.patcher.set_attachments(STORE, store)
+    encoder = _Encoder(vae)
     latents, told = [], []
     for label, pixels in pictures:
-        encoded = store.encode(pixels, _encoder(vae, label), where=str(vae.device))
+        encoded = store.encode(pixels, functools.partial(encoder.encode, label), where=str(vae.device))
         latents.append(encoded.latent)
         if encoded.in_tiles is not None:
             told.append(f"{label} was encoded in tiles: {encoded.in_tiles}")
@@ -70,42 +72,40 @@ def encode_pictures(vae: VAE, pictures: Iterable[tuple[str, np.ndarray]]) -> tup
     return latents, told
 
 
-def _encoder(vae: VAE, label: str) -> Callable[[Tensor], Encoded]:
-    import comfy.model_management
+class _Encoder:
+    """What it needs of the host is looked up first: its absence must not hide an error, nor depend on what is kept.
 
-    raise_non_oom = (
-        comfy.model_management.raise_non_oom
-    )  # found before the VAE runs: its absence must not hide an error
+    Attributes:
+        there: bytes for activations when nothing but this VAE is on its device.
+    """
 
-    def encode(pixels: Tensor) -> Encoded:
+    def __init__(self, vae: VAE) -> None:
+        import comfy.model_management
+
+        self.vae = vae
+        reserved = comfy.model_management.extra_reserved_memory() + vae.patcher.model_size()
+        self.there = max(0, int(comfy.model_management.get_total_memory(vae.device) - reserved))
+        self._raise_non_oom = comfy.model_management.raise_non_oom
+
+    def encode(self, label: str, pixels: Tensor) -> Encoded:
         try:
-            return _encode(vae, pixels)
+            return self._in_tiles_or_whole(pixels)
         except Exception as error:
-            raise_non_oom(error)
+            self._raise_non_oom(error)
             _, height, width, _ = pixels.shape
             raise NotEvenInTiles(
                 f"{label}: There is not enough memory to encode its {width}x{height} pixels, not even in tiles. Close "
                 "other programs that use the graphics card, start ComfyUI with --cpu-vae, or connect a smaller image."
             ) from error
 
-    return encode
-
-
-def _encode(vae: VAE, pixels: Tensor) -> Encoded:
-    _, height, width, channels = pixels.shape
-    least, there = ACTIVATIONS_PER_PIXEL * height * width * vae.vae_dtype.itemsize, _most_there(vae)
-    if least > there:
-        return Encoded(vae.encode_tiled(pixels), Shortage(least, there))
-    watched = _Watched(vae, int(vae.memory_used_encode((1, channels, height, width), vae.vae_dtype)))
-    return Encoded(watched.vae.encode(pixels), watched.shortage)
-
-
-def _most_there(vae: VAE) -> int:
-    """Bytes for activations when nothing but this VAE is on its device."""
-    import comfy.model_management
-
-    reserved = comfy.model_management.extra_reserved_memory() + vae.patcher.model_size()
-    return max(0, int(comfy.model_management.get_total_memory(vae.device) - reserved))
+    def _in_tiles_or_whole(self, pixels: Tensor) -> Encoded:
+        _, height, width, channels = pixels.shape
+        least = ACTIVATIONS_PER_PIXEL * height * width * self.vae.vae_dtype.itemsize
+        if least > self.there:
+            return Encoded(self.vae.encode_tiled(pixels), Shortage(least, self.there))
+        wanted = self.vae.memory_used_encode((1, channels, height, width), self.vae.vae_dtype)
+        watched = _Watched(self.vae, int(wanted))
+        return Encoded(watched.vae.encode(pixels), watched.shortage)
 
 
 class _Watched:
@@ -125,4 +125,4 @@ class _Watched:
             self.shortage = Shortage(wanted, int(vae.patcher.get_free_memory(vae.device)))
             return in_tiles(*args, **kwargs)
 
-        self.vae.encode_tiled_ = telling  # type: ignore[method-assign]
+        self.vae.encode_tiled_ = telling
