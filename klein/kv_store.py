@@ -1,4 +1,4 @@
-"""Where the references' keys and values are kept: on the device, in pinned RAM, or no longer."""
+"""Where the references' keys and values are kept: on the device, in RAM, or no longer."""
 
 from __future__ import annotations
 
@@ -14,32 +14,60 @@ import torch
 from torch import Tensor
 
 from ..kernels.eager.append_kv import KeyValue
+from ..kernels.eager.kv_int4 import group_size, pack_kv_int4, unpack_kv_int4
 from ..kernels.eager.kv_int8 import pack_kv_int8, unpack_kv_int8
 from .layer_stream import LayerStream
+from .ram import PLAIN, RAM, Ram, RamCopy
 
 Tensors = tuple[Tensor, ...]
 UNLIMITED = sys.maxsize
 
 
 class Storage(str, Enum):
-    """How keys and values are kept. MODEL is exact; INT8 is about half of bfloat16 and approximate."""
+    """How keys and values are kept. MODEL is exact; INT8 is about half of bfloat16, INT4 less than a third."""
 
     MODEL = "model dtype"
     INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def approximate(self) -> str:
+        """Why the picture is an approximation, empty where it is exact."""
+        return "" if self is Storage.MODEL else f"{self.value} rounds what is kept of the references"
 
     def pack(self, pair: KeyValue) -> Tensors:
-        return pair if self is Storage.MODEL else (*pack_kv_int8(pair[0]), *pack_kv_int8(pair[1]))
+        if self is Storage.MODEL:
+            return pair
+        pack = pack_kv_int8 if self is Storage.INT8 else pack_kv_int4
+        return (*pack(pair[0]), *pack(pair[1]))
 
     def unpack(self, tensors: Tensors, dtype: torch.dtype) -> KeyValue:
         if self is Storage.MODEL:
             key, value = tensors
             return key, value
+        unpack = unpack_kv_int8 if self is Storage.INT8 else unpack_kv_int4
         key, key_scale, value, value_scale = tensors
-        return unpack_kv_int8(key, key_scale, dtype), unpack_kv_int8(value, value_scale, dtype)
+        return unpack(key, key_scale, dtype), unpack(value, value_scale, dtype)
 
     def bytes_per_vector(self, head_dim: int, dtype: torch.dtype) -> int:
         """Of one token, in one head, key or value."""
-        return head_dim * dtype.itemsize if self is Storage.MODEL else head_dim + torch.float32.itemsize
+        if self is Storage.MODEL:
+            return head_dim * dtype.itemsize
+        if self is Storage.INT8:
+            return head_dim + torch.float32.itemsize
+        return head_dim // 2 + head_dim // group_size(head_dim) * torch.bfloat16.itemsize
+
+
+class Placement(str, Enum):
+    """Where a run's keys and values lie: on the device as far as there is room, wholly there, or in RAM."""
+
+    AUTO = "auto"
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class NoRoom(RuntimeError):
+    """The device has less room than Placement.GPU needs; the message says how much, and what to do."""
 
 
 def bytes_per_token(model: Any, storage: Storage, dtype: torch.dtype) -> int:
@@ -55,10 +83,15 @@ def bytes_per_token(model: Any, storage: Storage, dtype: torch.dtype) -> int:
 
 @dataclass
 class Layer:
-    """One block's key and value as stored."""
+    """One block's key and value as stored.
+
+    Attributes:
+        copy: holds the tensors in RAM, where that is not the device itself.
+    """
 
     tensors: Tensors
     on_device: bool
+    copy: RamCopy | None = None
 
     @property
     def nbytes(self) -> int:
@@ -96,13 +129,17 @@ class ReferenceStore:
 
     The budget bounds what is kept after a run, on the device and in RAM together; the entries of the run that is
     going on are never dropped. The allowance bounds the part on the device: whoever manages its memory sets it with
-    `allow` and takes bytes back with `offload`, at any moment.
+    `allow` and takes bytes back with `offload`, at any moment. What no run uses is moved to RAM only while that has
+    room, and is dropped where it has none.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ram: Ram = PLAIN) -> None:
         self.device = device
         self.budget = UNLIMITED
         self.allowance = UNLIMITED
+        self.placement = Placement.AUTO
+        self._ram = ram
+        self._needed = 0
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._in_use: set[Hashable] = set()
         self._building: Entry | None = None
@@ -145,7 +182,9 @@ class ReferenceStore:
         """As `read`, but as they are stored."""
         layer = entry.layers[index]
         if not layer.on_device and self._make_room(layer.nbytes):
-            self._to_device(layer)
+            self._to_device((id(entry), index), layer)
+        if not layer.on_device and self.placement is Placement.GPU:
+            raise self._no_room(layer.nbytes)
         tensors = layer.tensors if layer.on_device else self._stream.take((id(entry), index), layer.tensors)
         following = entry.layers[(index + 1) % len(entry.layers)]
         if not following.on_device:
@@ -165,27 +204,41 @@ class ReferenceStore:
     @property
     def wanted_bytes(self) -> int:
         """What the store would put on the device if it may: all it holds and what the run is expected to add."""
-        return self.held_bytes + self._expected
+        return self.device_bytes if self.placement is Placement.CPU else self.held_bytes + self._expected
 
-    def begin_run(self, budget: int, tokens: int, bytes_per_token: int) -> None:
+    def begin_run(self, budget: int, tokens: int, bytes_per_token: int, placement: Placement = Placement.AUTO) -> None:
         """Announces a run whose references have so many tokens. A held entry of that size is taken for theirs."""
         self.budget = budget
+        self.placement = placement
+        self._needed = tokens * bytes_per_token
         self._in_use.clear()
         self._drop_over_budget()
+        if placement is Placement.CPU:
+            self.allow(0)
         known = not tokens or any(entry.tokens == tokens for entry in self._entries.values())
         self._expected = 0 if known else tokens * bytes_per_token
 
+    def require_room(self) -> None:
+        """Before a run computes anything.
+
+        Raises:
+            NoRoom: the references must lie on the device, and the allowance is less than they need.
+        """
+        if self.placement is Placement.GPU and self._needed > self.allowance:
+            raise self._no_room(0)
+
     def end_run(self) -> None:
-        """Drops what the budget has no room for; with a budget of 0, everything."""
+        """Drops what the budget or the RAM has no room for; with a budget of 0, everything."""
         self._release_reserve()
         self._stream.forget()
         self._expected = 0
         self._in_use.clear()
         self._drop_over_budget()
+        self._drop_while_ram_is_short()
 
     def allow(self, device_bytes: int) -> None:
         """Sets the allowance, gives back what is above it, and takes hold of what the run will add."""
-        self.allowance = max(0, device_bytes)
+        self.allowance = 0 if self.placement is Placement.CPU else max(0, device_bytes)
         self._release_reserve()
         self.offload(self.device_bytes - self.allowance)
         room = min(self._expected, self.allowance - self.device_bytes)
@@ -197,14 +250,14 @@ class ReferenceStore:
         """Moves at least so many bytes to RAM, least recently used first, where there are as many. Bytes freed."""
         if device_bytes <= 0:
             return 0
-        freed = self._release_reserve()
-        for layer in self._device_layers(include_in_use=True):
-            if freed >= device_bytes:
+        before = self.device_bytes
+        self._release_reserve()
+        for key, layer in self._device_layers(include_in_use=True):
+            if before - self.device_bytes >= device_bytes:
                 break
-            freed += layer.nbytes
-            self._to_ram(layer)
+            self._evict(key, layer)
         self.allowance = min(self.allowance, self.device_bytes)
-        return freed
+        return before - self.device_bytes
 
     def _all(self) -> Iterator[Entry]:
         yield from self._entries.values()
@@ -212,51 +265,80 @@ class ReferenceStore:
             yield self._building
 
     def _place(self, layer: Layer) -> Layer:
-        if not self._make_room(layer.nbytes):
-            self._to_ram(layer)
+        if self._make_room(layer.nbytes):
+            return layer
+        if self.placement is Placement.GPU:
+            raise self._no_room(layer.nbytes)
+        self._to_ram(layer)
         return layer
 
+    def _no_room(self, more: int) -> NoRoom:
+        needed = max(self._needed, self.device_bytes + more)
+        return NoRoom(
+            f"The references' keys and values need {_gib(needed)} on {self.device}, and ComfyUI has room there for "
+            f"{_gib(self.allowance)} beside what a step needs. Set placement to auto or cpu, storage to a smaller one, "
+            "or connect fewer or smaller references."
+        )
+
     def _make_room(self, device_bytes: int) -> bool:
-        """Whether so many more bytes may lie on the device, after moving what no run uses to RAM."""
-        for layer in self._device_layers(include_in_use=False):
+        """Whether so many more bytes may lie on the device, after taking what no run uses from there."""
+        for key, layer in self._device_layers(include_in_use=False):
             if self.device_bytes + device_bytes <= self.allowance:
                 break
-            self._to_ram(layer)
+            self._evict(key, layer)
         return self.device_bytes + device_bytes <= self.allowance
 
-    def _device_layers(self, *, include_in_use: bool) -> Iterator[Layer]:
-        for key, entry in list(self._entries.items()):
-            if include_in_use or key not in self._in_use:
-                yield from (layer for layer in entry.layers if layer.on_device)
+    def _idle(self) -> list[Hashable]:
+        return [key for key in self._entries if key not in self._in_use]
+
+    def _device_layers(self, *, include_in_use: bool) -> Iterator[tuple[Hashable, Layer]]:
+        for key in list(self._entries) if include_in_use else self._idle():
+            for layer in self._entries[key].layers:
+                if key in self._entries and layer.on_device:
+                    yield key, layer
         if include_in_use and self._building is not None:
-            yield from (layer for layer in self._building.layers if layer.on_device)
+            yield from ((None, layer) for layer in self._building.layers if layer.on_device)
+
+    def _evict(self, key: Hashable, layer: Layer) -> None:
+        if key in self._idle() and not self._ram.has_room(layer.nbytes):
+            self._drop(key)
+        else:
+            self._to_ram(layer)
 
     def _to_ram(self, layer: Layer) -> None:
-        layer.tensors = tuple(_in_ram(t) for t in layer.tensors)
+        if self.device != RAM:
+            layer.copy = self._ram.copy(layer.tensors)
+            layer.tensors = layer.copy.tensors
         layer.on_device = False
 
-    def _to_device(self, layer: Layer) -> None:
-        layer.tensors = tuple(t.to(self.device) for t in layer.tensors)
+    def _to_device(self, tag: Hashable, layer: Layer) -> None:
+        layer.tensors = self._stream.take(tag, layer.tensors)
+        layer.copy = None
         layer.on_device = True
 
-    def _release_reserve(self) -> int:
-        freed = 0 if self._reserved is None else self._reserved.nbytes
+    def _release_reserve(self) -> None:
         self._reserved = None
-        return freed
 
     def _drop_over_budget(self) -> None:
-        for key in [k for k in self._entries if k not in self._in_use]:
+        for key in self._idle():
             if self.held_bytes <= self.budget:
                 break
-            del self._entries[key]
+            self._drop(key)
+
+    def _drop_while_ram_is_short(self) -> None:
+        for key in self._idle():
+            if self._ram.has_room(0):
+                break
+            entry = self._entries[key]
+            if self.device == RAM or entry.device_bytes < entry.nbytes:
+                self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        self._stream.forget()
+        for layer in self._entries.pop(key).layers:
+            if layer.copy is not None:
+                layer.copy.release()
 
 
-def _in_ram(tensor: Tensor) -> Tensor:
-    """A copy in pinned RAM, or in plain RAM where nothing more can be pinned. A CPU tensor is there already."""
-    if tensor.device.type == "cpu":
-        return tensor
-    try:
-        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-    except RuntimeError:
-        pinned = torch.empty(tensor.shape, dtype=tensor.dtype)
-    return pinned.copy_(tensor)
+def _gib(device_bytes: int) -> str:
+    return f"{device_bytes / 2**30:.2f} GiB"

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 CAPACITY = 32
+Latent = TypeVar("Latent")
 
 
-class LatentStore:
+class LatentStore(Generic[Latent]):
     """The least recently used latents of one VAE, by the pixels they encode.
 
     32 latents of one megapixel take 67 MB.
     """
 
     def __init__(self) -> None:
-        self._latents: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._latents: OrderedDict[Hashable, Latent] = OrderedDict()
 
-    def encode(self, image: np.ndarray, encode: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """The latent of an image (H, W, 3); `encode` takes pixels (1, H, W, 3) and runs only when new."""
-        key = _digest(image)
+    def encode(self, image: np.ndarray, encode: Callable[[torch.Tensor], Latent], *, where: Hashable = None) -> Latent:
+        """The latent of an image (H, W, 3); `encode` takes pixels (1, H, W, 3) and runs only when new.
+
+        Args:
+            where: whatever else the latent depends on, such as the device that has memory for the whole or not.
+        """
+        key = (_digest(image), where)
         if key not in self._latents:
             self._latents[key] = encode(torch.from_numpy(np.ascontiguousarray(image))[None])
         self._latents.move_to_end(key)

@@ -1,4 +1,4 @@
-"""Copies one layer from pinned RAM to the device while the layer before it is at work."""
+"""Copies one layer from RAM to the device while the layer before it is at work."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class LayerStream:
         """Begins copying `tensors`, to be taken under `tag`. Only the latest copy is kept."""
         if self._stream is None:
             return
+        self.forget()
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             copies = tuple(t.to(self.device, non_blocking=True) for t in tensors)
@@ -37,15 +38,20 @@ class LayerStream:
 
     def take(self, tag: Hashable, tensors: Tensors) -> Tensors:
         """`tensors` on the device: the copy started under this tag, or a new one."""
-        flight, self._flight = self._flight, None
-        if self._stream is None or flight is None or flight.tag != tag:
+        flight = self._landed()
+        if flight is None or flight.tag != tag:
             return tuple(t.to(self.device) for t in tensors)
-        # Waiting here, not on the device, keeps the host from running ahead and filling it with copies.
-        flight.landed.synchronize()
         for tensor in flight.tensors:
             tensor.record_stream(torch.cuda.current_stream(self.device))
         return flight.tensors
 
     def forget(self) -> None:
-        """Frees a copy that nobody took."""
-        self._flight = None
+        """Frees a copy that nobody took. What it was copied from may be freed then, too."""
+        self._landed()
+
+    def _landed(self) -> _Flight | None:
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            # Waiting here, not on the device, keeps the host from running ahead and filling it with copies.
+            flight.landed.synchronize()
+        return flight

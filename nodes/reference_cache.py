@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.v0_0_2 import io
 
-from ..klein.kv_store import Storage
+from ..klein.kv_store import Placement, Storage
 from .host.cache_memory import KEY
 from .host.cache_run import GIB, CachedReferences, Settings
 from .host.loaded_klein import loaded_klein
@@ -47,7 +48,7 @@ class Klein9BReferenceCache(io.ComfyNode):
                     options=[storage.value for storage in Storage],
                     default=Storage.MODEL.value,
                     tooltip="How references are kept. model dtype: exact, about 2 GiB for each megapixel of "
-                    "reference. int8: about half of that, approximate.",
+                    "reference. int8: about half of that, approximate. int4: less than a third, coarser.",
                 ),
                 io.Float.Input(
                     "budget_gib",
@@ -71,29 +72,46 @@ class Klein9BReferenceCache(io.ComfyNode):
                     tooltip="Also cache on weights other than klein-9b-kv. They were not trained for it: the "
                     "picture is an approximation. Off: such a model passes through unchanged.",
                 ),
+                io.Combo.Input(
+                    "placement",
+                    options=[placement.value for placement in Placement],
+                    default=Placement.AUTO.value,
+                    optional=True,
+                    tooltip="Where references lie during a run. auto: in VRAM as far as there is room, the rest in "
+                    "RAM. gpu: all in VRAM, or the run ends and says how much is missing. cpu: all in RAM, brought "
+                    "back layer by layer, so that VRAM stays free for the model.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with its references cached.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, storage: str, budget_gib: float, keep: str, untrained: bool) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: ModelPatcher,
+        storage: str,
+        budget_gib: float,
+        keep: str,
+        untrained: bool,
+        placement: str = Placement.AUTO.value,
+    ) -> io.NodeOutput:
+        budget = int(budget_gib * GIB) if keep == BETWEEN_RUNS else 0
+        settings = Settings(Storage(storage), budget, "", _shower(cls), Placement(placement))
         try:
-            return io.NodeOutput(cls._cached(model, storage, budget_gib, keep, untrained))
+            return io.NodeOutput(cls._cached(model, settings, untrained))
         except MissingFromHost as error:
             show_text(cls, f"off: {step_aside(error)}")
             return io.NodeOutput(model)
 
     @classmethod
     @needs_host()
-    def _cached(cls, model: ModelPatcher, storage: str, budget_gib: float, keep: str, untrained: bool) -> ModelPatcher:
+    def _cached(cls, model: ModelPatcher, settings: Settings, untrained: bool) -> ModelPatcher:
         doubt = untrained_because(model)
         if doubt and not untrained:
             show_text(cls, f"off: {doubt}")
             return model
-        budget = int(budget_gib * GIB) if keep == BETWEEN_RUNS else 0
-        settings = Settings(Storage(storage), budget, f"approximate: {doubt}" if doubt else "", _shower(cls))
-        return with_cached_references(model, settings)
+        return with_cached_references(model, replace(settings, approximate=doubt))
 
 
 def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatcher:

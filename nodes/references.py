@@ -19,10 +19,11 @@ from ..klein.framing import (
     snap,
 )
 from ..klein.latent import LATENT_CHANNELS
-from ..klein.latent_store import LatentStore
 from .host.frame import FramedImage, FrameSocket
 from .host.newer_host import needs_host
 from .host.pictures import ConnectedImage, frames_in_order
+from .host.text import show_text
+from .host.vae_encode import encode_pictures
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 MATCH = "match_input_image"
 CUSTOM = "custom"
 MAX_IMAGES = 10
-STORE = "klein9b_encoded_references"
 
 _SIDE = {"default": 1024, "min": 64, "max": 4096, "step": GRID}
 
@@ -121,6 +121,7 @@ class Klein9BReferences(io.ComfyNode):
                 ),
                 FrameSocket.Output(display_name="frame", tooltip="How image 1 was fitted, for Klein 9B Restore."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -135,8 +136,11 @@ class Klein9BReferences(io.ComfyNode):
         negative: list | None = None,
         images: dict[str, torch.Tensor | None] | None = None,
     ) -> io.NodeOutput:
-        framed = _frame_all(frames_in_order(images or {}), Fit(fit))
-        latents = _encode_all(vae, framed)
+        connected = frames_in_order(images or {})
+        framed = _frame_all(connected, Fit(fit))
+        latents, told = _encode_all(vae, connected, framed)
+        if told:
+            show_text(cls, "\n".join(told))
         if negative is None:
             negative = _zeroed(positive)
         size = _new_size(aspect_ratio, megapixels, framed)
@@ -157,15 +161,14 @@ def _frame_one(image: ConnectedImage, fit: Fit, *, several: bool) -> FramedImage
         raise UnusableImage(f"{image.label}: {error}") from None
 
 
-def _encode_all(vae: VAE, framed: list[FramedImage]) -> list[torch.Tensor]:
+def _encode_all(
+    vae: VAE, connected: list[ConnectedImage], framed: list[FramedImage]
+) -> tuple[list[torch.Tensor], list[str]]:
     if not framed:
-        return []
+        return [], []
     _require_flux2(vae)
-    store = vae.patcher.get_attachment(STORE)
-    if store is None:
-        store = LatentStore()
-        vae.patcher.set_attachments(STORE, store)
-    return [store.encode(fit_image(one.image, one.placement), lambda pixels: vae.encode(pixels)) for one in framed]
+    pixels = (fit_image(one.image, one.placement) for one in framed)
+    return encode_pictures(vae, zip((image.label for image in connected), pixels))
 
 
 def _require_flux2(vae: VAE) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ...klein.kv_store import ReferenceStore
+from ...klein.ram import RAM, Ram
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 KEY = "klein9b_reference_cache"
+LEAST_FREE_RAM = 2 * 2**30
 
 
 class ReferenceKeysValues(torch.nn.Module):
@@ -33,9 +37,10 @@ class ReferenceMemory:
     model: torch.nn.Module
     load_device: torch.device
     offload_device: torch.device
+    get_free_memory: Callable[[torch.device], int]
 
     def __init__(self, load_device: torch.device, offload_device: torch.device) -> None:
-        self.store = ReferenceStore(load_device)
+        self.store = ReferenceStore(load_device, host_ram())
         super().__init__(ReferenceKeysValues(), load_device, offload_device)  # type: ignore[call-arg]
 
     def model_size(self) -> int:
@@ -57,8 +62,14 @@ class ReferenceMemory:
         self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
     ) -> int:
         before = self.store.device_bytes
-        self.store.allow(int(min(before + extra_memory, sys.maxsize)))
+        self.store.allow(int(min(before + extra_memory + self._evictable(device_to), sys.maxsize)))
         return self.store.device_bytes - before
+
+    def _evictable(self, device: torch.device) -> int:
+        """Bytes of dynamically loaded weights, which make way by themselves for whatever is allocated."""
+        import comfy.model_management
+
+        return self.get_free_memory(device) - comfy.model_management.get_free_memory(device)
 
     def partially_unload(
         self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
@@ -69,6 +80,30 @@ class ReferenceMemory:
         if unpatch_all:
             self.store.offload(self.store.device_bytes)
         return self.model
+
+
+def host_ram() -> Ram:
+    """As the host shares it out: by its own count of pinned pages, and short of it where its own weights find it short.
+
+    See ensure_pin_budget in ComfyUI's model_management.
+    """
+    import comfy.memory_management
+    import comfy.model_management
+
+    free_memory = comfy.model_management.get_free_memory
+    pin_memory = comfy.model_management.pin_memory
+
+    def kept_free() -> float:
+        return max(comfy.memory_management.RAM_CACHE_HEADROOM / 2, LEAST_FREE_RAM)
+
+    def has_room(size: int) -> bool:
+        return free_memory(RAM) >= size + kept_free()
+
+    def pin(tensor: Tensor) -> bool:
+        return has_room(tensor.nbytes) and pin_memory(tensor)
+
+    kept_free()  # asked now: that it is missing must be told while a run can still step aside
+    return Ram(pin, comfy.model_management.unpin_memory, has_room)
 
 
 def reference_memory(load_device: torch.device, offload_device: torch.device) -> ReferenceMemory:
@@ -96,11 +131,16 @@ class _Memories:
             self._by_model[patcher.model] = memory
         return memory
 
-    def beside(self, patcher: ModelPatcher) -> ReferenceMemory:
-        """The memory of the patcher's model, which the host from now on loads beside it."""
-        memory = self.of(patcher)
-        patcher.set_additional_models(KEY, [memory])
-        return memory
+    def beside(self, patcher: ModelPatcher, *, wanted: bool) -> None:
+        """Lets the host load the model's memory beside it from now on, or no more where the run wants none of it.
+
+        What is not wanted is evicted like any other model's; and a host that loads weights dynamically does so only
+        while nothing else is loaded with them.
+        """
+        if wanted:
+            patcher.set_additional_models(KEY, [self.of(patcher)])
+        else:
+            patcher.remove_additional_models(KEY)
 
 
 memories = _Memories()

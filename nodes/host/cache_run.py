@@ -12,7 +12,7 @@ from torch import Tensor
 from ...kernels.eager.append_kv import KeyValue
 from ...klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
 from ...klein.kv_pass import reference_keys_values
-from ...klein.kv_store import Storage, bytes_per_token
+from ...klein.kv_store import Placement, Storage, bytes_per_token
 from .block_functions import host_functions
 from .cache_blocks import References, own_places, with_references
 from .cache_memory import ReferenceMemory, memories
@@ -37,7 +37,7 @@ class Settings:
 
     Attributes:
         budget: bytes kept between runs; 0 keeps nothing.
-        approximate: why the result is approximate, empty where it is exact.
+        approximate: why the weights make the result approximate, empty where they do not.
         show: puts text under the node.
     """
 
@@ -45,6 +45,7 @@ class Settings:
     budget: int
     approximate: str
     show: Callable[[str], None]
+    placement: Placement = Placement.AUTO
 
 
 class SteppedAside(Exception):
@@ -114,7 +115,7 @@ class SamplingRun:
         patcher = guider.model_patcher
         self.settings = settings
         # Anew: a node behind ours may have loaded the model a second time, as TorchCompileModel does.
-        self.memory: ReferenceMemory = memories.beside(patcher)
+        self.memory: ReferenceMemory = memories.of(patcher)
         self.weights: ModelState = model_state(patcher)
         self.references = ReferenceRun(self.memory.store, settings.storage)
         self.unfit = run_unfit_because(patcher, guider.conds, guider.model_options)
@@ -125,7 +126,8 @@ class SamplingRun:
         self.tokens = 0 if self.unfit else reference_tokens(guider.conds)
         dtype = patcher.model.get_dtype_inference()
         size = bytes_per_token(patcher.model.diffusion_model, settings.storage, dtype) if self.tokens else 0
-        self.memory.store.begin_run(settings.budget, self.tokens, size)
+        self.memory.store.begin_run(settings.budget, self.tokens, size, settings.placement)
+        memories.beside(patcher, wanted=self.tokens > 0 and settings.placement is not Placement.CPU)
 
     def refuse(self, reason: str | None) -> None:
         """The stock path for the whole run, said once.
@@ -166,6 +168,7 @@ class SamplingRun:
 
     def _references_of(self, evaluation: Evaluation) -> References:
         model, compiled = evaluation.diffusion_model, evaluation.compiled
+        self.memory.store.require_room()
         rows = find_or_compute(self.references, model, evaluation.reference_latents, self.weights, evaluation.options)
         own = own_places(model, evaluation.options, all_of_them=compiled)
         if not self._untrimmed and places(model)[-1] not in own:
@@ -247,6 +250,5 @@ def describe(report: RunReport, held_bytes: int, freed_bytes: int, settings: Set
         lines.append(f"computed in {report.seconds_spent:.2f} s")
     if report.hits:
         lines.append(f"{report.seconds_saved:.2f} s saved")
-    if settings.approximate:
-        lines.append(settings.approximate)
+    lines += [f"approximate: {reason}" for reason in (settings.approximate, settings.storage.approximate) if reason]
     return "\n".join(lines)

@@ -25,6 +25,8 @@ TERA = 10**12
 
 COLD_LIMIT = {1: 406, 2: 526, 4: 819}
 WARM_LIMIT = {1: 341, 2: 381, 4: 460}
+SIZE_LIMIT = {"model dtype": 2, "int8": 1.05, "int4": 0.65}
+ERROR_LIMIT = {"model dtype": 0, "int8": 0.01, "int4": 0.09}
 OURS = ("ours, cold", "ours, warm")
 OTHERS = ("no cache", "stock FluxKVCache")
 
@@ -51,9 +53,9 @@ def main(*, rounds: int = 3) -> list[Row]:
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
     if torch.cuda.is_available():
-        return [*flops(), *wall_time_on_gpu(rounds)]
+        return [*flops(), *storages("cuda"), *wall_time_on_gpu(rounds)]
     missing = absent("the same at 9B's shapes on a GPU, bfloat16", "no CUDA device on this machine")
-    return [*flops(), *wall_time_on_cpu(rounds), missing]
+    return [*flops(), *storages("cpu"), *wall_time_on_cpu(rounds), missing]
 
 
 def absent(name: str, why: str) -> Row:
@@ -170,6 +172,29 @@ def _our_flops(model: Any, given: Inputs) -> tuple[int, int]:
 
     first, warm = _counted(reference_pass), _counted(steps)
     return first + warm, warm
+
+
+def storages(device: str) -> Iterator[Row]:
+    """What one megapixel of reference takes, what comes back of normal keys, and how long a block's pair takes."""
+    from klein9b.klein.kv_store import Storage, bytes_per_token
+
+    model = klein_9b("meta", torch.bfloat16)
+    key = normal(1, model.num_heads, GRID * GRID, 128, seed=1).to(device, torch.bfloat16)
+    for storage in Storage:
+        size = GRID * GRID * bytes_per_token(model, storage, torch.bfloat16) / 2**30
+        kept = storage.pack((key, key))
+        back, _ = storage.unpack(kept, torch.bfloat16)
+        error = float((back.float() - key.float()).norm() / key.float().norm())
+        yield {"name": f"{storage.value}, one megapixel", "value": size, "unit": "GiB", "limit": SIZE_LIMIT[storage]}
+        yield {"name": f"{storage.value}, off by", "value": error, "unit": "", "limit": ERROR_LIMIT[storage]}
+        ways = (lambda: None, lambda s=storage, k=kept: s.unpack(k, torch.bfloat16))
+        milliseconds = 1000 * statistics.median(_timed(ways, "", {}) for _ in range(5))
+        yield {
+            "name": f"{storage.value}, unpacked in a block, {device}",
+            "value": milliseconds,
+            "unit": "ms",
+            "limit": None,
+        }
 
 
 def random_model(device: str, dtype: torch.dtype, **shape: int) -> Any:

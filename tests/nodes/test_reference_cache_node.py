@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from host.edits import edit, klein_model, reference
+from host.edits import edit, klein_model, reference, store_of
 
 
 @pytest.fixture
@@ -14,8 +14,9 @@ def node(comfy_host, monkeypatch):
     shown = []
     monkeypatch.setattr(reference_cache, "show_text", lambda _, text: shown.append(text))
 
-    def run(model, *, storage="model dtype", budget_gib=8.0, keep="between runs", untrained=False):
-        (out,) = reference_cache.Klein9BReferenceCache.execute(model, storage, budget_gib, keep, untrained).args
+    def run(model, *, storage="model dtype", budget_gib=8.0, keep="between runs", untrained=False, **others):
+        execute = reference_cache.Klein9BReferenceCache.execute
+        (out,) = execute(model, storage, budget_gib, keep, untrained, **others).args
         return out
 
     run.shown = shown
@@ -136,3 +137,28 @@ def test_a_budget_that_is_too_small_is_said(node):
     for enough in (node(model), node(model, keep="this run")):
         edit(enough, refs(), steps=1)
         assert "budget" not in node.shown[-1]
+
+
+@pytest.mark.parametrize("storage", ["int8", "int4"])
+def test_fewer_bits_are_labelled_approximate(node, storage):
+    edit(node(klein("kv"), storage=storage), refs(), steps=1)
+    assert node.shown[-1].endswith(f"approximate: {storage} rounds what is kept of the references")
+
+
+def test_no_placement_moves_the_picture_or_the_key(node):
+    model = klein("kv")
+    wanted = edit(node(model), refs(), steps=2)
+    for placement in ("auto", "gpu", "cpu"):
+        assert torch.equal(edit(node(model, placement=placement), refs(), steps=2), wanted)
+    assert outcomes(node.shown) == ["miss"] + ["hit"] * 3
+
+
+def test_placement_reaches_the_store(node):
+    from klein9b.klein.kv_store import Placement
+
+    model = klein("kv")
+    for placement in ("cpu", "gpu", "auto"):
+        edit(node(model, placement=placement), refs(), steps=1)
+        assert store_of(model).placement is Placement(placement)
+    edit(node(model), refs(), steps=1)
+    assert store_of(model).placement is Placement.AUTO

@@ -2,12 +2,13 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from host.edits import cached, edit, klein_model, reference, store_of
-from klein9b.klein.kv_store import Storage, bytes_per_token
+from klein9b.klein.kv_store import NoRoom, Placement, Storage, bytes_per_token
 
 CARD = torch.device("cpu", 0)
 
@@ -97,6 +98,45 @@ def test_with_too_little_left_only_a_part_is_on_the_card(management, monkeypatch
     assert 0 < memory.store.device_bytes <= 2 * KB
     assert all(float(memory.store.read(entry, i)[0].mean()) == 1.0 for i in range(4))
     assert memory.store.device_bytes <= 2 * KB
+
+
+def test_on_cpu_the_host_makes_no_room_for_it(management, monkeypatch, memory):
+    card = Card(management, monkeypatch, memory.store, 10 * KB)
+    management.load_models_gpu([memory])
+    fill(memory, 1)
+    memory.store.begin_run(2**40, 2, 4 * KB, Placement.CPU)
+    assert memory.model_size() == 0 and card.free() == 10 * KB
+    management.load_models_gpu([memory])
+    entry = fill(memory, 2)
+    assert card.free() == 10 * KB and float(memory.store.read(entry, 3)[1][0, 0, 0, 0]) == 2.0
+
+
+def test_on_gpu_the_host_gives_the_room_or_the_run_is_refused(management, monkeypatch, memory):
+    Card(management, monkeypatch, memory.store, 10 * KB)
+    for required, room in ((4 * KB, True), (8 * KB, False)):
+        memory.store.begin_run(2**40, 1, 4 * KB, Placement.GPU)
+        management.load_models_gpu([memory], memory_required=required, minimum_memory_required=required)
+        if not room:
+            with pytest.raises(NoRoom):
+                memory.store.require_room()
+            continue
+        memory.store.require_room()
+        assert fill(memory, 1).device_bytes == 4 * KB
+        memory.store.end_run()
+        memory.store.begin_run(0, 0, 0)
+
+
+def test_on_gpu_a_run_that_loses_its_room_ends_with_the_sentence(comfy_host):
+    ours, _ = cached(klein_model(), placement=Placement.GPU)
+    store = store_of(ours)
+
+    def thief(apply_model, args):
+        store.offload(1)
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    ours.set_model_unet_function_wrapper(thief)
+    with pytest.raises(NoRoom, match="Set placement to auto or cpu"):
+        edit(ours, [reference(1)], steps=3)
 
 
 def test_a_new_run_makes_room_by_moving_idle_references(management, monkeypatch, memory):
@@ -210,3 +250,144 @@ def test_a_copy_with_weights_of_its_own_is_counted_too(comfy_host):
     memory = memories.of(copy)
     assert len(memory.store.held()) == 1
     assert any(loaded.model is memory for loaded in management.current_loaded_models)
+
+
+class Cudart:
+    """Locks pages in the books alone; refuses above a limit."""
+
+    def __init__(self, limit=2**60):
+        self.limit = limit
+        self.locked = {}
+
+    def cudaHostRegister(self, address, size, flags):
+        if sum(self.locked.values()) + size > self.limit:
+            return 2
+        self.locked[address] = size
+        return 0
+
+    def cudaHostUnregister(self, address):
+        return 0 if self.locked.pop(address, None) else 1
+
+    @property
+    def bytes(self):
+        return sum(self.locked.values())
+
+
+@pytest.fixture
+def cudart(management, monkeypatch):
+    """A host that may pin 1 MB, as it would on a CUDA card."""
+    cudart = Cudart()
+    monkeypatch.setattr(management, "is_device_cpu", lambda device: device == torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(management, "MAX_PINNED_MEMORY", 1024 * KB)
+    monkeypatch.setattr(management, "discard_cuda_async_error", lambda: None)
+    return cudart
+
+
+@pytest.fixture
+def pinning(cudart):
+    from klein9b.nodes.host.cache_memory import reference_memory
+
+    return reference_memory(CARD, torch.device("cpu"))
+
+
+def test_what_it_pins_is_in_the_hosts_books(management, cudart, pinning):
+    before = management.TOTAL_PINNED_MEMORY
+    entry = fill(pinning, 1)
+    assert cudart.bytes == 0
+    pinning.detach()
+    assert management.TOTAL_PINNED_MEMORY - before == cudart.bytes == 4 * KB
+    assert float(pinning.store.read(entry, 3)[0][0, 0, 0, 0]) == 1.0
+    pinning.store.begin_run(0, 0, 0)
+    assert before == management.TOTAL_PINNED_MEMORY and cudart.bytes == 0
+
+
+def test_it_unpins_when_its_model_is_gone(management, cudart):
+    from klein9b.nodes.host.cache_memory import reference_memory
+
+    before = management.TOTAL_PINNED_MEMORY
+    memory = reference_memory(CARD, torch.device("cpu"))
+    fill(memory, 1)
+    memory.detach()
+    assert before < management.TOTAL_PINNED_MEMORY
+    del memory
+    gc.collect()
+    assert before == management.TOTAL_PINNED_MEMORY and cudart.bytes == 0
+
+
+def available(monkeypatch, management, ram):
+    monkeypatch.setattr(management.psutil, "virtual_memory", lambda: SimpleNamespace(available=ram))
+
+
+@pytest.mark.parametrize("refused", ["by the host", "by the driver", "with --disable-pinned-memory", "as RAM is short"])
+def test_without_pins_it_lies_in_plain_ram(management, monkeypatch, cudart, refused):
+    from klein9b.nodes.host.cache_memory import reference_memory
+
+    if refused == "as RAM is short":
+        available(monkeypatch, management, 2**31)
+    memory = reference_memory(CARD, torch.device("cpu"))
+    if refused == "by the host":
+        monkeypatch.setattr(management, "pin_memory", lambda tensor: False)
+        memory = reference_memory(CARD, torch.device("cpu"))
+    elif refused == "by the driver":
+        cudart.limit = KB
+    elif refused == "with --disable-pinned-memory":
+        monkeypatch.setattr(management, "MAX_PINNED_MEMORY", -1)
+    entry = fill(memory, 1)
+    memory.detach()
+    assert cudart.bytes == (KB if refused == "by the driver" else 0)
+    assert memory.store.device_bytes == 0
+    assert all(float(memory.store.read(entry, i)[0].mean()) == 1.0 for i in range(4))
+
+
+@pytest.mark.parametrize(("free", "kept"), [(2**31 + 4 * KB, True), (2**31 - 1, False)])
+def test_references_that_no_run_uses_leave_when_ram_is_as_short_as_makes_the_host_free_its_own(
+    management, monkeypatch, free, kept
+):
+    """The host keeps 2 GiB of RAM free of weights that it could read again."""
+    from klein9b.nodes.host.cache_memory import reference_memory
+
+    available(monkeypatch, management, free)
+    assert management.ensure_pin_budget(4 * KB) == kept
+    memory = reference_memory(CARD, torch.device("cpu"))
+    fill(memory, 1)
+    memory.store.end_run()
+    assert memory.store.held() == [1], "on the card they take no RAM"
+    memory.detach()
+    assert memory.store.held() == ([1] if kept else []) and memory.store.device_bytes == 0
+
+
+def test_a_cache_with_more_headroom_wants_more_ram_free(management, monkeypatch):
+    """--cache-ram, while a prompt runs."""
+    import comfy.memory_management
+
+    from klein9b.nodes.host.cache_memory import host_ram
+
+    available(monkeypatch, management, 2**32)
+    room = host_ram().has_room
+    assert room(2**31) and not room(2**31 + 1)
+    monkeypatch.setattr(comfy.memory_management, "RAM_CACHE_HEADROOM", 2**33)
+    assert room(0) and not room(1)
+
+
+def test_a_run_that_wants_nothing_there_is_loaded_alone(comfy_host, monkeypatch):
+    """Text to image, or references kept in RAM: the host then evicts idle references like any other model."""
+    import comfy.model_management as management
+
+    seen = []
+    load = management.load_models_gpu
+
+    def spying(models, *args, **kwargs):
+        seen.append([type(m).__name__ for m in models])
+        return load(models, *args, **kwargs)
+
+    monkeypatch.setattr(management, "load_models_gpu", spying)
+    model = klein_model()
+    for placement, references in (
+        ("auto", [reference(1)]),
+        ("cpu", [reference(1)]),
+        ("gpu", []),
+        ("gpu", [reference(1)]),
+    ):
+        edit(cached(model, placement=Placement(placement))[0], references, steps=1)
+    assert ["ReferenceMemory" in names for names in seen] == [True, False, False, True]

@@ -268,18 +268,34 @@ def test_the_trimmed_last_block_is_the_whole_one(model):
         del last.forward
 
 
-def test_int8_is_close_in_every_layer_and_says_how_far_the_picture_is(model, record_property):
+# Relative, in a layer and in the final latents. Seen: 0.0066 and 4.5e-5, 0.077 and 5.1e-4. The references in the other
+# order move the latents by 2.8e-3, the stock path by 5.8e-3, no references by 7.5e-3.
+FAR = {"int8": (1e-2, 2e-4), "int4": (1e-1, 1.5e-3)}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_fewer_bits_are_close_in_every_layer_and_say_how_far_the_picture_is(model, record_property, name):
     from klein9b.klein.kv_store import Storage
 
+    in_a_layer, in_the_picture = FAR[name]
     exact, _ = cached(model)
     wanted = edit(exact, refs())
     layers = held(exact)
     other = klein_model()
-    small, _ = cached(other, storage=Storage.INT8)
+    small, shown = cached(other, storage=Storage(name))
     got = edit(small, refs())
     errors = [relative(a, b) for pair, other_pair in zip(held(small), layers) for a, b in zip(pair, other_pair)]
-    record_property("int8 worst layer", max(errors))
-    record_property("int8 final latents", relative(got, wanted))
-    assert 0 < max(errors) <= 1e-2
-    assert 0 < relative(got, wanted) < 1e-2
+    record_property(f"{name} worst layer", max(errors))
+    record_property(f"{name} final latents", relative(got, wanted))
+    assert in_a_layer / 10 < max(errors) <= in_a_layer
+    assert 0 < relative(got, wanted) < in_the_picture
+    assert f"approximate: {name} rounds" in shown[-1]
     assert torch.equal(got, edit(small, refs())), "cold and warm read the same stored numbers"
+
+
+@pytest.mark.parametrize("wrong", ["another order", "no references", "the stock path"])
+def test_the_test_of_fewer_bits_fails_on_the_wrong_thing(model, wrong):
+    wanted = edit(cached(model)[0], refs())
+    ours, _ = cached(model)
+    other, seeds = {"another order": (ours, TWO[::-1]), "no references": (model, ())}.get(wrong, (model, TWO))
+    assert relative(edit(other, refs(seeds)), wanted) > max(far for _, far in FAR.values())
