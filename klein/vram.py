@@ -21,6 +21,7 @@ HEAD_DIM = 128
 TEXT_TOKENS = 512
 ITEM = 2  # bytes of bfloat16 and of float16, in one of which a card computes
 _POSITION = HEAD_DIM // 2 * 4 * 4  # bytes of a token's rotation matrices, in float32
+_FIRST_LAYER = 3 + 2 * MLP_RATIO  # a single block's: queries, keys, values and both halves of the MLP
 _VAE_WIDTH = 128
 _PIXELS = 3
 
@@ -45,8 +46,8 @@ class Dims:
 
     @property
     def largest_matrix(self) -> int:
-        """Elements of a single block's first layer: queries, keys, values and both halves of the MLP."""
-        return self.hidden * self.hidden * (3 + 2 * MLP_RATIO)
+        """Elements of a single block's first layer."""
+        return self.hidden * self.hidden * _FIRST_LAYER
 
 
 KLEIN_9B = Dims()
@@ -103,35 +104,39 @@ def activation_bytes(dims: Dims, job: Job) -> int:
 def forward_bytes(dims: Dims, job: Job) -> int:
     """The host's own forward, references in its sequence.
 
-    The peak lies in a single block: its input, its first layer's output (queries, keys, values, both halves of the
-    MLP), the attention's output, silu of one half and its product with the other. The text stream of the double blocks
-    and the position table live as long as the forward does.
+    The peak lies in a single block's MLP: the block's input, its first layer's output, the attention's output, silu of
+    one half and its product with the other. The double blocks' text stream and the position table live to the end.
     """
     length = job.text_tokens + job.picture_tokens + job.reference_tokens
-    wide = 1 + (3 + 2 * MLP_RATIO) + 1 + 2 * MLP_RATIO
+    wide = 1 + _FIRST_LAYER + 1 + 2 * MLP_RATIO
     return job.rows * (_rows(dims, length * wide + job.text_tokens) + length * _POSITION)
 
 
 def cached_forward_bytes(dims: Dims, job: Job) -> int:
-    """A step with cached references: as `forward_bytes` without them, and what attends to them.
+    """A step with cached references: as `forward_bytes` without them, or where their keys and values are appended.
 
-    Where attention begins, the first layer's output, normed and rotated queries and keys, and keys and values with the
-    references' own behind them live at once. Behind it only the MLP's part counts.
+    There a block holds its input, its first layer's output, normed queries and keys, rotated keys, and keys and values
+    with the references' behind them. The last block, which computes the picture's tokens alone, keeps the queries and
+    keys it had until it has put attention and MLP side by side.
     """
     length = job.text_tokens + job.picture_tokens
-    appended = 2 * (length + job.reference_tokens)
-    attending = length * (1 + (3 + 2 * MLP_RATIO) + 4 + 1) + appended
-    behind = length * (1 + (3 + 2 * MLP_RATIO) + 1 + 2 * MLP_RATIO)
-    return job.rows * (_rows(dims, max(attending, behind) + job.text_tokens) + length * _POSITION)
+    mlp = length * (1 + _FIRST_LAYER + 1 + 2 * MLP_RATIO)
+    appending = length * (1 + _FIRST_LAYER + 3) + 2 * (length + job.reference_tokens)
+    last = 4 * length + job.picture_tokens * (2 + 2 * MLP_RATIO + 2 * MLP_RATIO + 1)
+    unpacked = 0 if job.cache in (None, Storage.MODEL) else 2 * job.reference_tokens
+    own = _rows(dims, max(mlp, appending, last) + job.text_tokens) + length * _POSITION
+    return job.rows * own + _rows(dims, unpacked)
 
 
 def reference_pass_bytes(dims: Dims, job: Job) -> int:
     """Computing the references' keys and values: their tokens alone, one sequence, whatever the batch.
 
-    The peak lies where attention and MLP are put side by side.
+    The peak lies where a block puts attention and MLP side by side. Storage that rounds has the pair before and what
+    it is rounded from besides.
     """
-    wide = 1 + (3 + 2 * MLP_RATIO) + 1 + 1 + MLP_RATIO + 1
-    return _rows(dims, job.reference_tokens * wide) + job.reference_tokens * _POSITION
+    wide = 1 + _FIRST_LAYER + 1 + MLP_RATIO + 1 + 1
+    rounding = 0 if job.cache in (None, Storage.MODEL) else 4
+    return _rows(dims, job.reference_tokens * (wide + rounding)) + job.reference_tokens * _POSITION
 
 
 def cache_bytes(dims: Dims, job: Job) -> int:
