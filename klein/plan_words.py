@@ -1,0 +1,86 @@
+"""A memory plan in words: the verdict first, then the numbers it rests on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from .plan import GIB, PCIE, Change, Phase, Plan
+
+_RAM_FOR_OTHERS = 4 * GIB
+
+
+def plan_in_words(plan: Plan, change: Change | None) -> str:
+    """Some ten lines: the verdict, the phases, what moves between them, what is to download."""
+    lines = [verdict(plan, change), "", _asked(plan), *map(_phase, plan.phases), "", *_moves(plan), *_downloads(plan)]
+    return "\n".join([*lines, "Seconds: not measured on this card."])
+
+
+def verdict(plan: Plan, change: Change | None) -> str:
+    """One or two sentences."""
+    return f"{_what_happens(plan)}{_advice(change)}"
+
+
+def _what_happens(plan: Plan) -> str:
+    lacking = next((phase for phase in plan.phases if phase.short), None)
+    if lacking is not None:
+        return f"Does not fit: {lacking.name} lacks {gib(lacking.short)} even with its weights streamed."
+    streamed = plan.sampling.streamed
+    if not streamed:
+        return "Fits: everything stays on the card while it samples."
+    seconds = streamed / PCIE
+    return f"Runs, streaming {gib(streamed)} a step: {seconds:.2f} s over PCIe, hidden where a step takes longer."
+
+
+def _advice(change: Change | None) -> str:
+    if change is None:
+        return ""
+    after = change.plan
+    if after.resident:
+        return f" {_sentence(change.what)}: everything stays."
+    if after.fits:
+        return f" {_sentence(change.what)}: {gib(after.sampling.streamed)} a step."
+    return ""
+
+
+def _asked(plan: Plan) -> str:
+    job, card = plan.job, plan.card
+    counted = Counter(map(str, job.references))
+    references = " and ".join(f"{count} reference{'s' * (count > 1)} of {size}" for size, count in counted.items())
+    parts = [str(job.size), references, f"batch {job.batch}" if job.batch > 1 else "", "cfg" if job.guided else ""]
+    asked = ", ".join(part for part in parts if part)
+    return f"{asked} on {gib(card.total)} of VRAM, {gib(card.usable)} of it usable, and {gib(card.ram)} of RAM"
+
+
+def _phase(phase: Phase) -> str:
+    parts = ", ".join(f"{name} {nbytes / GIB:.1f}" for name, nbytes in phase.parts if nbytes)
+    streams = f", {gib(phase.streamed)} streamed" if phase.streamed else ""
+    return f"{phase.name}: {gib(phase.held)} ({parts}){streams}{f', {phase.note}' if phase.note else ''}"
+
+
+def _moves(plan: Plan) -> Iterator[str]:
+    encoder = plan.models.text_encoder.kept
+    if plan.encoder_stays:
+        yield "The text encoder stays beside the model: a new prompt moves nothing."
+    else:
+        yield f"A new prompt moves the text encoder's {gib(encoder)} to the card and back; a repeated one moves nothing."
+    in_ram = encoder * (not plan.encoder_stays) + plan.sampling.streamed
+    if in_ram > plan.card.ram - _RAM_FOR_OTHERS:
+        yield f"RAM is short of the {gib(in_ram)} that leave the card: they are read from disk again each time."
+
+
+def _downloads(plan: Plan) -> Iterator[str]:
+    files = (plan.models.diffusion_model, plan.models.text_encoder, plan.models.vae)
+    missing = [file for file in files if file.to_download]
+    if missing:
+        each = ", ".join(f"{file.name} {file.to_download / 1e9:.1f}" for file in missing)
+        yield f"To download: {sum(file.to_download for file in missing) / 1e9:.1f} GB ({each})."
+
+
+def gib(nbytes: float) -> str:
+    return f"{nbytes / GIB:.1f} GiB"
+
+
+def _sentence(clause: str) -> str:
+    """A clause that begins with a plain word, as a sentence begins; a file keeps its name."""
+    return clause if ".safetensors" in clause.split(" ", 1)[0] else clause[0].upper() + clause[1:]
