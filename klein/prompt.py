@@ -28,7 +28,7 @@ class TextLength:
 
 def weighted_words(text: str) -> list[str]:
     """What is written as (word:1.2), which other models' prompts give a weight and Klein reads as it stands."""
-    return _WEIGHTED.findall(text)
+    return [words for words in _BRACKETED.findall(text) if _WEIGHT.search(words)]
 
 
 def images_spoken_of(text: str) -> set[int]:
@@ -37,24 +37,25 @@ def images_spoken_of(text: str) -> set[int]:
     return {int(number) for numbers in lists for number in re.findall(r"\d+", numbers)} - {0}
 
 
-# A letter before the colon, no digit: 16:9 is a ratio.
-_WEIGHTED = re.compile(r"\([^()\n]*[^\W\d][^()\n]*(?<!\d):\s*\d?\.?\d+\)")
+# Of bounded length, so that a hostile text costs no more time than a long one.
+_BRACKETED = re.compile(r"\([^()\n]{1,300}\)")
+# No digit before the colon: 16:9 is a ratio. Few before the point: 10:30 is a time.
+_WEIGHT = re.compile(r"[^\W\d][^\d:]*:\s*(\d|\d?\.\d+)\)$")
 
-# English, German, Spanish and French in one; Japanese, Korean and Chinese write no spaces.
+# English, German, Spanish and French in one; Japanese, Chinese and Korean write no spaces.
 _WORDS = (
-    "images? imgs? pictures? pics? photos? photographs? figures? figs? references? refs? "
-    "bild bilder bildern bildes fotos? abbildung abbildungen referenz referenzen "
-    "imagen im\u00e1genes fotograf\u00edas? figuras? referencias? "
-    "photographies? r\u00e9f\u00e9rences?"
-).split()
+    "images?|imgs?|pictures?|pics?|photos?|photographs?|figures?|figs?|references?|refs?|"
+    "bild|bilder|bildern|bildes|fotos?|abbildung|abbildungen|referenz|referenzen|"
+    "imagen|im\u00e1genes|fotograf\u00edas?|figuras?|referencias?|photographies?|r\u00e9f\u00e9rences?"
+)
 _JOINED = (
-    "\u753b\u50cf \u5199\u771f \u56f3 "  # Japanese
-    "\u56fe\u50cf \u56fe\u7247 \u56fe \u7167\u7247 "  # Chinese
-    "\uc774\ubbf8\uc9c0 \uc0ac\uc9c4 \uadf8\ub9bc"  # Korean
-).split()
-_NUMBER = r"#?\d{1,2}(?![\d.:%]*\d)(?![^\W\d_])"
+    "\u753b\u50cf|\u5199\u771f|\u56f3|"
+    "\u56fe\u50cf|\u56fe\u7247|\u56fe|\u7167\u7247|"
+    "\uc774\ubbf8\uc9c0|\uc0ac\uc9c4|\uadf8\ub9bc"
+)
+_NUMBER = r"#?\d{1,2}(?![\d.:%]{0,3}\d)(?![A-Za-z])"
 _LIST = rf"{_NUMBER}(?:\s*(?:,|&|\+|and|or|und|oder|y|o|et|ou)\s*{_NUMBER})*"
-_SPACED = rf"(?<![^\W_])(?:{'|'.join(_WORDS)})[\s_]*"
-_UNSPACED = rf"(?:{'|'.join(_JOINED)})\s*"
+_SPACED = rf"(?<![^\W_])(?:{_WORDS})[\s_]*"
+_UNSPACED = rf"(?:{_JOINED})\s*"
 _IMAGES = re.compile(rf"(?:{_SPACED}|{_UNSPACED})(?P<numbers>{_LIST})", re.IGNORECASE)
-_ORDINALS = re.compile("\u7b2c\\s*(\\d{1,2})\\s*[\u5f20\u5e45\u679a]")  # Chinese and Japanese: the third sheet
+_ORDINALS = re.compile("\u7b2c\\s*(\\d{1,2})\\s*[\u5f20\u5e45\u679a]")  # Chinese: the third picture

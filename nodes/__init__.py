@@ -10,6 +10,7 @@ from .sampler import Klein9BSampler
 from .scheduler import Klein9BScheduler
 from .segmind_jobs import SegmindJobs
 from .segmind_remote import SegmindRemote
+from .text_encode import Klein9BTextEncode
 
 
 class Klein9BExtension(ComfyExtension):
@@ -18,6 +19,7 @@ class Klein9BExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             Klein9BLoader,
+            Klein9BTextEncode,
             Klein9BReferences,
             Klein9BReferenceCache,
             Klein9BScheduler,

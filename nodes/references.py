@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +24,13 @@ from ..klein.latent_store import LatentStore
 from .host.frame import FramedImage, FrameSocket
 from .host.newer_host import needs_host
 from .host.pictures import ConnectedImage, frames_in_order
+from .host.prompt_text import missing_images
+from .host.text import show_text
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
+
+log = logging.getLogger(__name__)
 
 MATCH = "match_input_image"
 CUSTOM = "custom"
@@ -121,6 +126,7 @@ class Klein9BReferences(io.ComfyNode):
                 ),
                 FrameSocket.Output(display_name="frame", tooltip="How image 1 was fitted, for Klein 9B Restore."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -140,9 +146,16 @@ class Klein9BReferences(io.ComfyNode):
         if negative is None:
             negative = _zeroed(positive)
         size = _new_size(aspect_ratio, megapixels, framed)
-        return io.NodeOutput(
-            _join(positive, latents), _join(negative, latents), _empty_latent(size), next(iter(framed), None)
-        )
+        joined = _join(positive, latents)
+        cls._warn(missing_images(joined))
+        return io.NodeOutput(joined, _join(negative, latents), _empty_latent(size), next(iter(framed), None))
+
+    @classmethod
+    def _warn(cls, sentence: str) -> None:
+        """Under the node, where an earlier run's warning goes when it no longer holds."""
+        show_text(cls, sentence)
+        if sentence:
+            log.warning("Klein 9B References: %s", sentence)
 
 
 def _frame_all(images: list[ConnectedImage], fit: Fit) -> list[FramedImage]:

@@ -95,6 +95,11 @@ class LazyClip:
         return self._patcher is not None
 
     @property
+    def is_of_its_file(self) -> bool:
+        """Whether nobody put another model or tokenizer in the place of the file's."""
+        return self._tokenizer is None and (self._model is None or self._model is self.file.short().cond_stage_model)
+
+    @property
     def patcher(self) -> Any:
         """The host looks at it after every node, so until it is used it is a stand-in."""
         return self._patcher if self._patcher is not None else _Unopened(self)
