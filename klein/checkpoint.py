@@ -15,12 +15,12 @@ from enum import Enum
 from pathlib import Path
 
 from .latent import LATENT_CHANNELS
+from .prompt import LAST_LAYER, TAPS
 from .safetensors_header import Header, read_header
 from .variant import Variant, guess_variant
 from .weight_format import MODEL_PREFIX, Weights, weight_format
 
 HEAD_WIDTH = 128
-KLEIN_TAPS = 3  # Klein reads the text encoder's hidden states after layers 9, 18 and 27, side by side
 
 
 class Family(Enum):
@@ -95,6 +95,7 @@ class TextEncoder:
     """name: the file in words. holds: as in DiffusionModel.
 
     context: width of what it gives a FLUX.2 model, 0 where it fits none.
+    read_bytes: of the tensors that Klein reads of it: not the layers behind the last it taps, nor what follows them.
     """
 
     path: Path
@@ -105,6 +106,7 @@ class TextEncoder:
     layers: int
     context: int
     weights: Weights
+    read_bytes: int
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,9 @@ def inspect_text_encoder(path: str | os.PathLike[str]) -> TextEncoder:
         name=describe(header),
         hidden=hidden,
         layers=_count(header, stack),
-        context=KLEIN_TAPS * hidden if fits_flux2 else 0,
+        context=len(TAPS) * hidden if fits_flux2 else 0,
         weights=weight_format(header),
+        read_bytes=_read_bytes(header, stack),
     )
 
 
@@ -388,6 +391,12 @@ def _count(header: Header, prefix: str) -> int:
     while str(count) in found:
         count += 1
     return count
+
+
+def _read_bytes(header: Header, stack: str) -> int:
+    unread = re.compile(rf"lm_head\.|{re.escape(stack.removesuffix('layers.'))}norm\.|{re.escape(stack)}(\d+)\.")
+    found = ((tensor, unread.match(name)) for name, tensor in header.tensors.items())
+    return sum(t.end - t.start for t, hit in found if not hit or int(hit[1] or LAST_LAYER) < LAST_LAYER)
 
 
 def _has(header: Header, prefix: str) -> bool:

@@ -24,6 +24,7 @@ from .vram import (
 )
 
 GIB = 2**30
+VRAM, RAM = "VRAM", "RAM"
 PCIE = 22e9  # bytes a second from pinned RAM over PCIe 4.0 x16; half of it over x8
 _FLOATS = ("bf16", "fp16", "fp32")
 _STAGES = 2  # weights that lie in VRAM for one layer while the next is copied
@@ -74,12 +75,14 @@ class Card:
         ram: of the machine.
         on_demand: weights are fetched as they are needed (dynamic VRAM), so that all that is free is used. Otherwise
             ComfyUI sets its own estimate aside before it loads.
+        memory: what it is called; RAM where there is no card.
     """
 
     total: int
     usable: int
     ram: int
     on_demand: bool = True
+    memory: str = VRAM
 
 
 def named_card(gib: float, ram_gib: float) -> Card:
@@ -173,7 +176,13 @@ def _sampling(models: ModelSet, job: Job, card: Card) -> Phase:
     cache = cache_bytes(models.dims, job)
     cache_here = max(0, min(cache, card.usable - aside))
     kept, streamed, short = _loaded(model.kept, card.usable - aside - cache_here, _STAGES * _layer(model))
-    parts = (("diffusion model", kept), ("references' cache", cache_here), ("activations", needed))
+    transit = min(_STAGES * _layer(model), card.usable - aside - cache_here) if streamed else 0
+    parts = (
+        ("diffusion model", kept),
+        ("weights in transit", max(0, transit)),
+        ("references' cache", cache_here),
+        ("activations", needed),
+    )
     return Phase("sampling", parts, streamed + cache - cache_here, short)
 
 

@@ -10,12 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 from .plan import GIB, Phase, Plan
 
 WIDTH = 720
-_MARGIN, _LABEL, _BAR, _GAP, _HEAD, _LEGEND = 28, 112, 42, 18, 64, 66
+_MARGIN, _LABEL, _BAR, _GAP, _HEAD, _LEGEND = 28, 112, 42, 18, 118, 80
 _BACKGROUND, _INK, _FAINT, _TRACK = "#1d1f24", "#f0f1f3", "#9aa0aa", "#2b2e36"
 _COLOURS = {
     "text encoder": "#c98bdb",
     "VAE": "#6fc3a8",
     "diffusion model": "#5b9bd5",
+    "weights in transit": "#8796a5",
     "references' cache": "#e8b04b",
     "activations": "#e2725b",
 }
@@ -32,14 +33,14 @@ class _Scale:
         return _MARGIN + _LABEL + nbytes / self.largest * (WIDTH - 2 * _MARGIN - _LABEL)
 
 
-def plan_picture(plan: Plan) -> np.ndarray:
-    """(height, 720, 3) float32 in [0, 1]."""
+def plan_picture(plan: Plan, subtitle: str) -> np.ndarray:
+    """(height, 720, 3) float32 in [0, 1]; `subtitle` stands under its title."""
     height = _HEAD + len(plan.phases) * (_BAR + _GAP) + _LEGEND
     image = Image.new("RGB", (WIDTH, height), _BACKGROUND)
     draw = ImageDraw.Draw(image)
     longest = max(phase.held + phase.streamed for phase in plan.phases)
     scale = _Scale(max(plan.card.total, longest))
-    _head(draw, plan)
+    _head(draw, plan, subtitle)
     for row, phase in enumerate(plan.phases):
         _bar(draw, phase, scale, _HEAD + row * (_BAR + _GAP), plan.card.usable)
     _limit(draw, scale, plan, height - _LEGEND)
@@ -47,10 +48,11 @@ def plan_picture(plan: Plan) -> np.ndarray:
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def _head(draw: ImageDraw.ImageDraw, plan: Plan) -> None:
+def _head(draw: ImageDraw.ImageDraw, plan: Plan, subtitle: str) -> None:
     streamed = plan.sampling.streamed
     title = "Everything stays on the card" if plan.resident else f"Streams {streamed / GIB:.1f} GiB a step"
     draw.text((_MARGIN, 20), title if plan.fits else "Does not fit", fill=_INK, font=_font(24))
+    draw.text((_MARGIN, 54), subtitle.replace(".safetensors", ""), fill=_FAINT, font=_font(16))
 
 
 def _bar(draw: ImageDraw.ImageDraw, phase: Phase, scale: _Scale, top: int, usable: int) -> None:
@@ -89,8 +91,10 @@ def _limit(draw: ImageDraw.ImageDraw, scale: _Scale, plan: Plan, bottom: int) ->
     """Where the usable part of the card ends."""
     x = scale.x(plan.card.usable)
     draw.line((x, _HEAD - 6, x, bottom - _GAP + 6), fill=_INK, width=2)
-    label = f"{plan.card.usable / GIB:.1f} of {plan.card.total / GIB:.0f} GiB usable"
-    draw.text((min(x, WIDTH - _MARGIN), _HEAD - 12), label, fill=_INK, font=_font(14), anchor="rs")
+    label = f"{plan.card.usable / GIB:.1f} of {plan.card.total / GIB:.0f} GiB"
+    draw.text(
+        (min(x, WIDTH - _MARGIN), _HEAD - 12), label, fill=_INK, font=_font(14), anchor="rs" if x > WIDTH / 2 else "ls"
+    )
 
 
 def _legend(draw: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
@@ -99,10 +103,13 @@ def _legend(draw: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
         shown[_STREAMED] = _FAINT
     x = float(_MARGIN)
     for name, colour in shown.items():
+        width = 20 + draw.textlength(name, font=_font(14))
+        if x + width > WIDTH - _MARGIN:
+            x, top = float(_MARGIN), top + 24
         box = (x, top, x + 14, top + 14)
         draw.rectangle(box, **({"outline": colour} if name == _STREAMED else {"fill": colour}))
         draw.text((x + 20, top + 7), name, fill=_INK, font=_font(14), anchor="lm")
-        x += 20 + draw.textlength(name, font=_font(14)) + 18
+        x += width + 18
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from .plan import GIB, PCIE, Change, Phase, Plan
+from .plan import GIB, PCIE, VRAM, Change, Phase, Plan
 
 _RAM_FOR_OTHERS = 4 * GIB
 
 
 def plan_in_words(plan: Plan, change: Change | None) -> str:
     """Some ten lines: the verdict, the phases, what moves between them, what is to download."""
-    lines = [verdict(plan, change), "", _asked(plan), *map(_phase, plan.phases), "", *_moves(plan), *_downloads(plan)]
+    lines = [
+        verdict(plan, change),
+        "",
+        f"{asked(plan)} {_there(plan)}",
+        *map(_phase, plan.phases),
+        "",
+        *_moves(plan),
+        *_downloads(plan),
+    ]
     return "\n".join([*lines, "Seconds: not measured on this card."])
 
 
 def verdict(plan: Plan, change: Change | None) -> str:
     """One or two sentences."""
-    return f"{_what_happens(plan)}{_advice(change)}"
+    return " ".join(filter(None, (_what_happens(plan), advice(change))))
 
 
 def _what_happens(plan: Plan) -> str:
@@ -29,27 +37,34 @@ def _what_happens(plan: Plan) -> str:
     if not streamed:
         return "Fits: everything stays on the card while it samples."
     seconds = streamed / PCIE
-    return f"Runs, streaming {gib(streamed)} a step: {seconds:.2f} s over PCIe, hidden where a step takes longer."
+    return f"Runs, streaming {gib(streamed)} a step: {seconds:.2f} s at 22 GB/s, hidden where a step takes longer."
 
 
-def _advice(change: Change | None) -> str:
+def advice(change: Change | None) -> str:
+    """One sentence, empty where nothing helps or is needed."""
     if change is None:
         return ""
     after = change.plan
     if after.resident:
-        return f" {_sentence(change.what)}: everything stays."
+        return f"{_sentence(change.what)}: everything stays."
     if after.fits:
-        return f" {_sentence(change.what)}: {gib(after.sampling.streamed)} a step."
+        return f"{_sentence(change.what)}: {gib(after.sampling.streamed)} a step."
     return ""
 
 
-def _asked(plan: Plan) -> str:
-    job, card = plan.job, plan.card
+def asked(plan: Plan) -> str:
+    """The picture and its references."""
+    job = plan.job
     counted = Counter(map(str, job.references))
     references = " and ".join(f"{count} reference{'s' * (count > 1)} of {size}" for size, count in counted.items())
     parts = [str(job.size), references, f"batch {job.batch}" if job.batch > 1 else "", "cfg" if job.guided else ""]
-    asked = ", ".join(part for part in parts if part)
-    return f"{asked} on {gib(card.total)} of VRAM, {gib(card.usable)} of it usable, and {gib(card.ram)} of RAM"
+    return ", ".join(part for part in parts if part)
+
+
+def _there(plan: Plan) -> str:
+    card = plan.card
+    beside = f", and {gib(card.ram)} of RAM" if card.memory == VRAM else ""
+    return f"in {gib(card.total)} of {card.memory}, {gib(card.usable)} of it usable{beside}"
 
 
 def _phase(phase: Phase) -> str:
@@ -63,7 +78,7 @@ def _moves(plan: Plan) -> Iterator[str]:
     if plan.encoder_stays:
         yield "The text encoder stays beside the model: a new prompt moves nothing."
     else:
-        yield f"A new prompt moves the text encoder's {gib(encoder)} to the card and back; a repeated one moves nothing."
+        yield f"A new prompt moves the text encoder's {gib(encoder)} to the card; a repeated one moves nothing."
     in_ram = encoder * (not plan.encoder_stays) + plan.sampling.streamed
     if in_ram > plan.card.ram - _RAM_FOR_OTHERS:
         yield f"RAM is short of the {gib(in_ram)} that leave the card: they are read from disk again each time."

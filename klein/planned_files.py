@@ -1,4 +1,4 @@
-"""A file of the set as the memory plan sees it: read from its header where it is there, else from what is known of it."""
+"""A file as the memory plan sees it: read from its header where it is there, else from what is known of it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from .checkpoint import DiffusionModel, TextEncoder, Vae
 from .file_set import check_diffusion_model, check_text_encoder, check_vae
 from .official_files import DIFFUSION_MODELS, TEXT_ENCODERS, VAES, OfficialFile
 from .plan import ModelSet, WeightsFile
+from .prompt import LAST_LAYER
 from .vram import KLEIN_9B, Dims
 
 _QWEN_LAYERS = 36
-_LAYERS_READ = 27
+
 _HALVED = ("fp32", "fp64")  # the host computes in 16 bits where a card can
 
 
@@ -42,14 +43,14 @@ def planned_set(paths: Mapping[str, Path | None], names: Mapping[str, str]) -> M
 def planned(name: str, file: DiffusionModel | TextEncoder | Vae | OfficialFile) -> WeightsFile:
     if isinstance(file, OfficialFile):
         whole = file.size - file.embedding
-        read = file.embedding + whole * _LAYERS_READ // _QWEN_LAYERS if file.embedding else whole
+        read = file.embedding + whole * LAST_LAYER // _QWEN_LAYERS if file.embedding else whole
         return WeightsFile(name, _in_memory(read, file.format), file.format, file.size)
     read = file.read_bytes if isinstance(file, TextEncoder) else file.weights.tensor_bytes
     return WeightsFile(name, _in_memory(read, file.weights.format), file.weights.format)
 
 
 def smaller_files(name: str) -> tuple[WeightsFile, ...]:
-    """Official files of the same model as this one that take less, largest first; none where its name is no official."""
+    """Official files of the same model that take less, largest first; none where this name is not official."""
     own = DIFFUSION_MODELS.get(name)
     if own is None:
         return ()

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_ASSUMED = "assumed"
 VARIANTS = ("distilled", "base", "kv")
 METADATA_KEY = "klein_variant"
 _TITLES = ("modelspec.title", "modelspec.architecture", "general.name", "name", "title")
@@ -25,6 +26,11 @@ class Variant:
 
     name: str
     source: str
+
+    @property
+    def assumed(self) -> bool:
+        """Whether neither the file nor anybody said so."""
+        return self.source.startswith(_ASSUMED)
 
 
 def guess_variant(file_stem: str, metadata: Mapping[str, str]) -> Variant:
@@ -55,7 +61,7 @@ def decide_variant(found: Variant, chosen: str) -> Variant:
     if chosen not in ("auto", *VARIANTS):
         raise ValueError(f"variant is {chosen!r}, but must be auto, {', '.join(VARIANTS)}.")
     if chosen == "auto":
-        assumed = Variant("distilled", f"assumed, since {found.source}; choose the variant if it is another")
+        assumed = Variant("distilled", f"{_ASSUMED}, since {found.source}; choose the variant if it is another")
         return assumed if found.name == "unknown" else found
     if found.name in (chosen, "unknown"):
         return Variant(chosen, "chosen by you")

@@ -3,6 +3,7 @@
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .loader import Klein9BLoader
+from .plan import Klein9BPlan
 from .reference_cache import Klein9BReferenceCache
 from .references import Klein9BReferences
 from .restore import Klein9BRestore
@@ -10,6 +11,7 @@ from .sampler import Klein9BSampler
 from .scheduler import Klein9BScheduler
 from .segmind_jobs import SegmindJobs
 from .segmind_remote import SegmindRemote
+from .text_encode import Klein9BTextEncode
 
 
 class Klein9BExtension(ComfyExtension):
@@ -17,7 +19,9 @@ class Klein9BExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
+            Klein9BPlan,
             Klein9BLoader,
+            Klein9BTextEncode,
             Klein9BReferences,
             Klein9BReferenceCache,
             Klein9BScheduler,

@@ -9,13 +9,14 @@ from comfy_api.v0_0_2 import io
 
 from ..klein.file_set import check_set
 from ..klein.variant import VARIANTS, decide_variant
+from .host.lazy_clip import lazy_clip
 from .host.loaded_klein import LoadedKlein
 from .host.newer_host import needs_host
 from .host.text import show_text
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-    from comfy.sd import CLIP, VAE
+    from comfy.sd import VAE
 
 AUTO = "auto"
 
@@ -81,20 +82,14 @@ class Klein9BLoader(io.ComfyNode):
         model = _load_model(model_path)
         loaded.keep_on(model)
         show_text(cls, loaded.summary)
-        return io.NodeOutput(model, _load_clip(encoder_path), _load_vae(vae_path))
+        clip = lazy_clip(encoder_path, folder_paths.get_folder_paths("embeddings"), loaded)
+        return io.NodeOutput(model, clip, _load_vae(vae_path))
 
 
 def _load_model(path: str) -> ModelPatcher:
     import comfy.sd
 
     return comfy.sd.load_diffusion_model(path)
-
-
-def _load_clip(path: str) -> CLIP:
-    import comfy.sd
-
-    embeddings = folder_paths.get_folder_paths("embeddings")
-    return comfy.sd.load_clip([path], embedding_directory=embeddings, clip_type=comfy.sd.CLIPType.FLUX2)
 
 
 def _load_vae(path: str) -> VAE:

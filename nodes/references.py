@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,11 +23,14 @@ from ..klein.latent import LATENT_CHANNELS
 from .host.frame import FramedImage, FrameSocket
 from .host.newer_host import needs_host
 from .host.pictures import ConnectedImage, frames_in_order
+from .host.prompt_text import missing_images
 from .host.text import show_text
 from .host.vae_encode import encode_pictures
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
+
+log = logging.getLogger(__name__)
 
 MATCH = "match_input_image"
 CUSTOM = "custom"
@@ -139,14 +143,19 @@ class Klein9BReferences(io.ComfyNode):
         connected = frames_in_order(images or {})
         framed = _frame_all(connected, Fit(fit))
         latents, told = _encode_all(vae, connected, framed)
-        if told:
-            show_text(cls, "\n".join(told))
         if negative is None:
             negative = _zeroed(positive)
         size = _new_size(aspect_ratio, megapixels, framed)
-        return io.NodeOutput(
-            _join(positive, latents), _join(negative, latents), _empty_latent(size), next(iter(framed), None)
-        )
+        joined = _join(positive, latents)
+        cls._warn(missing_images(joined), told)
+        return io.NodeOutput(joined, _join(negative, latents), _empty_latent(size), next(iter(framed), None))
+
+    @classmethod
+    def _warn(cls, sentence: str, logged: list[str]) -> None:
+        """Under the node, where an earlier run's warnings go when they no longer hold."""
+        show_text(cls, "\n".join(filter(None, (sentence, *logged))))
+        if sentence:
+            log.warning("Klein 9B References: %s", sentence)
 
 
 def _frame_all(images: list[ConnectedImage], fit: Fit) -> list[FramedImage]:

@@ -10,6 +10,7 @@ from ...klein.variant import Variant
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
 _ATTACHMENT = "klein9b"
 
@@ -34,6 +35,12 @@ class LoadedKlein:
     def keep_on(self, model: ModelPatcher) -> None:
         """Its clones have it too."""
         model.set_attachments(_ATTACHMENT, self)
+
+
+def loaded_klein_of(clip: CLIP) -> LoadedKlein | None:
+    """None for a CLIP that another loader made."""
+    kept: Any = getattr(clip, "loaded_klein", None)
+    return kept if isinstance(kept, LoadedKlein) else None
 
 
 def loaded_klein(model: ModelPatcher) -> LoadedKlein | None:

@@ -35,7 +35,7 @@ def needs_host() -> Iterator[None]:
         if name is None:
             raise
         raise MissingFromHost(
-            f"Klein 9B needs {name}, which ComfyUI {TRIED} have and {_this_host()} lacks: update Klein 9B, or use one "
+            f"Klein 9B needs {name}, which ComfyUI {TRIED} have and {this_host()} lacks: update Klein 9B, or use one "
             "of those."
         ) from error
 
@@ -72,7 +72,8 @@ def _root(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _this_host() -> str:
+def this_host() -> str:
+    """Its name and version."""
     try:
         import comfyui_version
 

@@ -14,7 +14,7 @@ BLOCKS = r"_blocks\."
 
 
 def quantised(weights: dict[str, Tensor], format: str, layers: str = BLOCKS) -> dict[str, Tensor]:
-    """The same with every matrix whose name has `layers`, a regular expression, as codes, scales and the host's mark."""
+    """The same with every matrix that `layers` is found in the name of as codes, scales and the host's mark."""
     mark = torch.tensor(list(json.dumps({"format": format}).encode()), dtype=torch.uint8)
     stored = dict(weights)
     for name, weight in weights.items():

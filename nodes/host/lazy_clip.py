@@ -1,0 +1,213 @@
+"""A CLIP whose weights are read when something is really encoded: what sees only its kept encodings never opens it."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...klein.file_identity import FileIdentity, file_identity
+from ...klein.prompt import LAST_LAYER
+from ...klein.safetensors_header import read_header
+from .loaded_klein import LoadedKlein
+from .newer_host import needs_host
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
+
+# The host's own way to build an encoder other than its file says. The norm after the last of 36 layers would be taken
+# after the 27th, whose state Klein reads without one; the head serves to write text.
+SHORT = {
+    "qwen3_8b_model_config": {"num_hidden_layers": LAST_LAYER, "final_norm": False, "lm_head": False},
+}
+
+
+class EncoderFile:
+    """One Qwen3-8B file, opened at most once for a CLIP and all its clones.
+
+    Args:
+        load: loads the file with the model options it is given.
+        tokenizer: makes the tokenizer, which needs no weights.
+    """
+
+    def __init__(self, path: str, load: Callable[[dict[str, Any]], CLIP], tokenizer: Callable[[], Any]) -> None:
+        self.path = path
+        self.identity: FileIdentity = file_identity(path)
+        self._load = load
+        self._make_tokenizer = tokenizer
+        self._lock = threading.RLock()
+        self._short: CLIP | None = None
+        self._whole: CLIP | None = None
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        return self._make_tokenizer()
+
+    def short(self) -> CLIP:
+        """With the layers Klein reads and nothing behind them.
+
+        Raises:
+            UnreadableFile: it is no longer what Klein 9B Loader found.
+        """
+        with self._lock:
+            if self._short is None:
+                self._short = self._whole or self._open(SHORT)
+            return self._short
+
+    def whole(self) -> CLIP:
+        """With all its layers, as stock loads it. Raises as `short`."""
+        with self._lock:
+            if self._whole is None:
+                self._whole = self._open({})
+            return self._whole
+
+    def _open(self, options: dict[str, Any]) -> CLIP:
+        read_header(self.path)
+        self.identity = file_identity(self.path)
+        return self._load(options)
+
+
+class LazyClip:
+    """Stands before the host's CLIP class; `lazy_clip` puts it there. Whatever asks for weights opens the file.
+
+    Writing text and saving need the whole encoder and get it.
+    """
+
+    layer_idx: int | None
+    use_clip_schedule: bool
+    tokenizer_options: dict[str, Any]
+    apply_hooks_to_conds: Any
+
+    def __init__(self, file: EncoderFile, loaded: LoadedKlein) -> None:
+        super().__init__(no_init=True)  # type: ignore[call-arg]
+        self.file, self.loaded_klein = file, loaded
+        self.layer_idx, self.use_clip_schedule = None, False
+        self.tokenizer_options, self.apply_hooks_to_conds = {}, None
+        self._tokenizer: Any = None
+        self._patcher: ModelPatcher | None = None
+        self._model: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this CLIP, and not only a clone of it, has weights."""
+        return self._patcher is not None
+
+    @property
+    def is_of_its_file(self) -> bool:
+        """Whether nobody put another model or tokenizer in the place of the file's."""
+        return self._tokenizer is None and (self._model is None or self._model is self.file.short().cond_stage_model)
+
+    @property
+    def patcher(self) -> Any:
+        """The host looks at it after every node, so until it is used it is a stand-in."""
+        return self._patcher if self._patcher is not None else _Unopened(self)
+
+    @patcher.setter
+    def patcher(self, patcher: Any) -> None:
+        self._patcher = patcher.opened() if isinstance(patcher, _Unopened) else patcher
+
+    @property
+    def cond_stage_model(self) -> Any:
+        return self._model if self._model is not None else self.opened().model
+
+    @cond_stage_model.setter
+    def cond_stage_model(self, model: Any) -> None:
+        self._model = model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer if self._tokenizer is not None else self.file.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def opened(self) -> ModelPatcher:
+        """Its patcher, with which nobody else shares patches."""
+        if self._patcher is None:
+            base = self.file.short()
+            self._patcher, self._model = base.patcher.clone(), base.cond_stage_model
+        return self._patcher
+
+    def clone(self, disable_dynamic: bool = False) -> LazyClip:
+        """Unopened where this one is; both then open the same file once."""
+        twin = type(self)(self.file, self.loaded_klein)
+        twin.layer_idx, twin.use_clip_schedule = self.layer_idx, self.use_clip_schedule
+        twin.tokenizer_options = self.tokenizer_options.copy()
+        twin.apply_hooks_to_conds = self.apply_hooks_to_conds
+        twin._tokenizer = self._tokenizer
+        if self._patcher is not None or disable_dynamic:
+            twin._patcher = self.opened().clone(disable_dynamic=disable_dynamic)
+            twin._model = self._model
+        return twin
+
+    def is_dynamic(self) -> bool:
+        """Whether the host reads weights from the file as it needs them; the host asks after every node."""
+        return self._patcher.is_dynamic() if self._patcher is not None else _dynamic_by_default()
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        return self._all_layers().generate(*args, **options)
+
+    def get_sd(self) -> dict[str, Any]:
+        return self._all_layers().get_sd()
+
+    def state_dict_for_saving(self) -> dict[str, Any]:
+        return self._all_layers().state_dict_for_saving()
+
+    def _all_layers(self) -> CLIP:
+        """The whole encoder with this CLIP's patches and options."""
+        whole = self.file.whole().clone()
+        whole.tokenizer, whole.layer_idx = self.tokenizer, self.layer_idx
+        if self._patcher is not None:
+            whole.patcher.patches = {name: list(patches) for name, patches in self._patcher.patches.items()}
+            whole.patcher.patches_uuid = self._patcher.patches_uuid
+        return whole
+
+
+class _Unopened:
+    """In the place of a CLIP's patcher: to pass it on opens nothing, to use it does."""
+
+    def __init__(self, clip: LazyClip) -> None:
+        self.__dict__["opened"] = clip.opened
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.opened(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.opened(), name, value)
+
+
+def lazy_clip(path: str, embeddings: list[str], loaded: LoadedKlein) -> LazyClip:
+    """A CLIP to the host. What the host lacks is told here already.
+
+    Args:
+        embeddings: the host's folders of textual embeddings.
+    """
+    import comfy.sd
+    import comfy.text_encoders.flux
+
+    load, kind = comfy.sd.load_clip, comfy.sd.CLIPType.FLUX2
+    make_tokenizer = comfy.text_encoders.flux.KleinTokenizer8B
+
+    def read(options: dict[str, Any]) -> CLIP:
+        return load([path], embedding_directory=embeddings, clip_type=kind, model_options=options)
+
+    return _before(comfy.sd.CLIP)(
+        EncoderFile(path, read, lambda: make_tokenizer(embedding_directory=embeddings)), loaded
+    )
+
+
+@functools.cache
+def _before(clip: type) -> type[LazyClip]:
+    return type("KleinClip", (LazyClip, clip), {})
+
+
+@needs_host()
+def _dynamic_by_default() -> bool:
+    import comfy.model_patcher
+
+    return comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher
