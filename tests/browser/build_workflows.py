@@ -15,14 +15,17 @@ import tomllib
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import standins
+from browser.plan_notes import plan_note
 from browser.settings import SETTINGS
 from browser.toolchain import find_toolchain
 from host.checkout import PACK, find_checkout
+from pack import importable
 from host.conftest import PHOTOGRAPHS
 from host.server import Host
 
 
 def main() -> None:
+    importable()
     tools = find_toolchain()
     models = Path(sys.argv[1]).resolve()
     version = tomllib.loads((PACK / "pyproject.toml").read_text())["project"]["version"]
@@ -36,11 +39,21 @@ def main() -> None:
         with Host(find_checkout(), base, probe=False) as host:
             script = Path(__file__).with_name("build_workflows.mjs")
             host_version = host.get("/system_stats")["system"]["comfyui_version"]
+            plans = json.dumps({name: plan_note(inputs, name) for name, inputs in planned(tools.node).items()})
             subprocess.run(
                 [tools.node, str(script), host.url, str(PACK / "workflows"), str(PACK), version, host_version],
                 check=True,
-                env=os.environ | {"CHROMIUM": tools.chromium},
+                env=os.environ | {"CHROMIUM": tools.chromium, "PLANS": plans},
             )
+
+
+def planned(node: str) -> dict[str, dict]:
+    """What Klein 9B Plan is asked in each workflow."""
+    specs = (Path(__file__).with_name("workflow_specs.mjs")).as_uri()
+    script = f"import({json.dumps(specs)}).then((specs) => console.log(JSON.stringify(specs.WORKFLOWS)))"
+    found = json.loads(subprocess.run([node, "-e", script], check=True, capture_output=True, text=True).stdout)
+    asked = {spec["name"]: [one["widgets"] for one in spec["nodes"] if one["type"] == "Klein9BPlan"] for spec in found}
+    return {name: widgets[0] for name, widgets in asked.items() if widgets}
 
 
 if __name__ == "__main__":
