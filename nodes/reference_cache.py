@@ -122,6 +122,7 @@ def with_cached_references(model: ModelPatcher, settings: Settings) -> ModelPatc
     wrappers = CachedReferences(settings)
     for kind, wrapper in (
         (comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, wrappers.outer_sample),
+        (comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, wrappers.prepare_sampling),
         (comfy.patcher_extension.WrappersMP.APPLY_MODEL, wrappers.apply_model),
     ):
         cached.remove_wrappers_with_key(kind, KEY)

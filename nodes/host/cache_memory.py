@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,8 +32,14 @@ class ReferenceMemory:
     """A store behind the host's interface for models on a device; `reference_memory` puts the host's class behind it.
 
     A model's clones and all later runs share it, so cloning returns itself. Loading sets how much may lie on the
-    device, unloading moves to RAM; nothing is ever lost by either.
+    device, unloading moves to RAM; what a run uses is never lost by either.
+
+    Attributes:
+        loads_beside_dynamic: while the host loads it with weights that fault themselves in. It would otherwise unload
+            every other model, pinned RAM included, to make room for all of them at once.
     """
+
+    loads_beside_dynamic = False
 
     model: torch.nn.Module
     load_device: torch.device
@@ -42,6 +49,9 @@ class ReferenceMemory:
     def __init__(self, load_device: torch.device, offload_device: torch.device) -> None:
         self.store = ReferenceStore(load_device, host_ram())
         super().__init__(ReferenceKeysValues(), load_device, offload_device)  # type: ignore[call-arg]
+
+    def is_dynamic(self) -> bool:
+        return self.loads_beside_dynamic
 
     def model_size(self) -> int:
         return self.store.wanted_bytes
@@ -75,6 +85,15 @@ class ReferenceMemory:
         self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
     ) -> int:
         return self.store.offload(int(min(memory_to_free, sys.maxsize)))
+
+    @contextmanager
+    def beside(self, patcher: ModelPatcher) -> Iterator[None]:
+        """While the host loads it with this one."""
+        self.loads_beside_dynamic = patcher.is_dynamic()
+        try:
+            yield
+        finally:
+            self.loads_beside_dynamic = False
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
         if unpatch_all:
@@ -134,8 +153,7 @@ class _Memories:
     def beside(self, patcher: ModelPatcher, *, wanted: bool) -> None:
         """Lets the host load the model's memory beside it from now on, or no more where the run wants none of it.
 
-        What is not wanted is evicted like any other model's; and a host that loads weights dynamically does so only
-        while nothing else is loaded with them.
+        What is not wanted there is evicted like any other model's.
         """
         if wanted:
             patcher.set_additional_models(KEY, [self.of(patcher)])

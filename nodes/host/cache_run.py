@@ -23,6 +23,7 @@ from .own_blocks import places
 from .step_aside import evaluation_unfit_because, run_unfit_because, step_aside
 
 if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
     from comfy.patcher_extension import WrapperExecutor
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class SteppedAside(Exception):
 
 
 class CachedReferences:
-    """The two wrappers: around a run, to know its weights and size, and around every evaluation of the model."""
+    """The wrappers: around a run, to know its weights and size, its loading, and every evaluation of the model."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -76,6 +77,12 @@ class CachedReferences:
         finally:
             self._runs.remove(run)
             run.finish()
+
+    def prepare_sampling(self, executor: WrapperExecutor, model: ModelPatcher, *args: Any, **kwargs: Any) -> Any:
+        if not self._runs:
+            return executor(model, *args, **kwargs)
+        with self._runs[-1].memory.beside(model):
+            return executor(model, *args, **kwargs)
 
     def apply_model(
         self,

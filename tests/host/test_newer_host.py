@@ -89,6 +89,7 @@ STEPS_ASIDE = {
     "comfy.patcher_extension.WrappersMP.APPLY_MODEL",
     "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL",
     "comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",
+    "comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING",
     "comfy.quant_ops.QuantizedTensor",
 }
 # Text under nodes, which a line in the log stands in for.

@@ -1,6 +1,7 @@
 """A test-only custom node pack: shrinks the host's Qwen3-8B, feeds odd inputs, counts VAE encodes, takes its time,
-renames what is inside the host."""
+renames what is inside the host, counts what lives there."""
 
+import gc
 import os
 import sys
 import time
@@ -135,6 +136,17 @@ class ProbeText(io.ComfyNode):
 async def vae_encodes(_request: web.Request) -> web.Response:
     """Pixel shapes of every VAE encode since this process started."""
     return web.json_response(VAE_ENCODES)
+
+
+@PromptServer.instance.routes.get("/klein9b_probe/alive")
+async def alive(request: web.Request) -> web.Response:
+    """How many objects of each class named in `classes` there are, and bytes of references that are kept."""
+    gc.collect()
+    names = request.query["classes"].split(",")
+    found = [thing for thing in gc.get_objects() if type(thing).__name__ in names]
+    counts = {name: sum(type(thing).__name__ == name for thing in found) for name in names}
+    kept = sum(thing.held_bytes for thing in found if type(thing).__name__ == "ReferenceStore")
+    return web.json_response(counts | {"kept": kept})
 
 
 @PromptServer.instance.routes.post("/klein9b_probe/rename")

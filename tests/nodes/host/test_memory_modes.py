@@ -142,6 +142,29 @@ def test_weights_that_are_loaded_dynamically_make_way_by_themselves(monkeypatch,
     assert store_of(ours).device_bytes == store_of(ours).held_bytes > 0
 
 
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_beside_dynamic_weights_no_other_model_is_unloaded_for_it(monkeypatch, comfy_host, dynamic):
+    """The host unloads dynamic models, pins and all, once anything else is loaded with them."""
+    import comfy.model_management as management
+
+    SimulatedCard(monkeypatch, 400 * MB)
+    asked, free_memory = [], management.free_memory
+
+    def spying(*args, **kwargs):
+        asked.append(kwargs.get("for_dynamic", False))
+        return free_memory(*args, **kwargs)
+
+    monkeypatch.setattr(management, "free_memory", spying)
+    model = klein_model()
+    monkeypatch.setattr(type(model), "is_dynamic", lambda self: dynamic)
+    ours, _ = cached(model)
+    edit(ours, [reference(1)], steps=1)
+    assert asked and set(asked) == {dynamic}
+    (memory,) = [one.model for one in management.current_loaded_models if not hasattr(one.model.model, "latent_format")]
+    assert not memory.is_dynamic(), "once it is loaded, others may have its room"
+    assert store_of(ours).device_bytes == store_of(ours).held_bytes > 0
+
+
 class Session:
     """Encode, sample, decode, again and again with two prompts, as a person does who looks for words."""
 
