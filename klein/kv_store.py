@@ -139,11 +139,11 @@ class ReferenceStore:
         self.allowance = UNLIMITED
         self.placement = Placement.AUTO
         self._ram = ram
+        self._tokens = 0
         self._needed = 0
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._in_use: set[Hashable] = set()
         self._building: Entry | None = None
-        self._expected = 0
         self._reserved: Tensor | None = None
         self._stream = LayerStream(device)
 
@@ -170,7 +170,6 @@ class ReferenceStore:
             self._building = None
         self._entries[key] = entry
         self._in_use.add(key)
-        self._expected = max(0, self._expected - entry.nbytes)
         self._drop_over_budget()
         return entry
 
@@ -181,8 +180,10 @@ class ReferenceStore:
     def fetch(self, entry: Entry, index: int) -> Tensors:
         """As `read`, but as they are stored."""
         layer = entry.layers[index]
-        if not layer.on_device and self._make_room(layer.nbytes):
-            self._to_device((id(entry), index), layer)
+        if not layer.on_device:
+            self._release_reserve()
+            if self._make_room(layer.nbytes):
+                self._to_device((id(entry), index), layer)
         if not layer.on_device and self.placement is Placement.GPU:
             raise self._no_room(layer.nbytes)
         tensors = layer.tensors if layer.on_device else self._stream.take((id(entry), index), layer.tensors)
@@ -199,24 +200,23 @@ class ReferenceStore:
     def device_bytes(self) -> int:
         """On the device, what is reserved there included."""
         reserved = 0 if self._reserved is None else self._reserved.nbytes
-        return reserved + sum(entry.device_bytes for entry in self._all())
+        return reserved + self._kept_on_device
 
     @property
     def wanted_bytes(self) -> int:
-        """What the store would put on the device if it may: all it holds and what the run is expected to add."""
-        return self.device_bytes if self.placement is Placement.CPU else self.held_bytes + self._expected
+        """What the store would have on the device if it may: what lies there, and the rest of what the run needs."""
+        return self._kept_on_device + self._missing
 
     def begin_run(self, budget: int, tokens: int, bytes_per_token: int, placement: Placement = Placement.AUTO) -> None:
         """Announces a run whose references have so many tokens. A held entry of that size is taken for theirs."""
         self.budget = budget
         self.placement = placement
+        self._tokens = tokens
         self._needed = tokens * bytes_per_token
         self._in_use.clear()
         self._drop_over_budget()
         if placement is Placement.CPU:
             self.allow(0)
-        known = not tokens or any(entry.tokens == tokens for entry in self._entries.values())
-        self._expected = 0 if known else tokens * bytes_per_token
 
     def require_room(self) -> None:
         """Before a run computes anything.
@@ -231,18 +231,18 @@ class ReferenceStore:
         """Drops what the budget or the RAM has no room for; with a budget of 0, everything."""
         self._release_reserve()
         self._stream.forget()
-        self._expected = 0
+        self._tokens = self._needed = 0
         self._in_use.clear()
         self._drop_over_budget()
         self._drop_while_ram_is_short()
 
     def allow(self, device_bytes: int) -> None:
-        """Sets the allowance, gives back what is above it, and takes hold of what the run will add."""
+        """Sets the allowance, gives back what is above it, and takes hold of what the run will bring."""
         self.allowance = 0 if self.placement is Placement.CPU else max(0, device_bytes)
         self._release_reserve()
         self.offload(self.device_bytes - self.allowance)
-        room = min(self._expected, self.allowance - self.device_bytes)
-        if room > 0 and self.device.type != "cpu":
+        room = min(self._missing, self.allowance - self.device_bytes)
+        if room > 0 and self.device != RAM:
             with suppress(RuntimeError):
                 self._reserved = torch.empty(room, dtype=torch.uint8, device=self.device)
 
@@ -258,6 +258,18 @@ class ReferenceStore:
             self._evict(key, layer)
         self.allowance = min(self.allowance, self.device_bytes)
         return before - self.device_bytes
+
+    @property
+    def _kept_on_device(self) -> int:
+        return sum(entry.device_bytes for entry in self._all())
+
+    @property
+    def _missing(self) -> int:
+        """Bytes that the run needs on the device and that are not there yet, be they in RAM or to be computed."""
+        if self.placement is Placement.CPU:
+            return 0
+        there = (entry.device_bytes for entry in self._all() if entry.layers and entry.tokens == self._tokens)
+        return max(0, self._needed - max(there, default=0))
 
     def _all(self) -> Iterator[Entry]:
         yield from self._entries.values()

@@ -131,12 +131,13 @@ def cached_forward_bytes(dims: Dims, job: Job) -> int:
 def reference_pass_bytes(dims: Dims, job: Job) -> int:
     """Computing the references' keys and values: their tokens alone, one sequence, whatever the batch.
 
-    The peak lies where a block puts attention and MLP side by side. Storage that rounds has the pair before and what
-    it is rounded from besides.
+    The peak lies where a block puts attention and MLP side by side: its input, its first layer's output, rotated
+    queries and keys, attention, the MLP's product, and the last two joined. Storage that rounds still has the pair
+    that it has rounded last; elsewhere that is what the cache keeps.
     """
-    wide = 1 + _FIRST_LAYER + 1 + MLP_RATIO + 1 + 1
-    rounding = 0 if job.cache in (None, Storage.MODEL) else 4
-    return _rows(dims, job.reference_tokens * (wide + rounding)) + job.reference_tokens * _POSITION
+    wide = 1 + _FIRST_LAYER + 2 + 1 + MLP_RATIO + (1 + MLP_RATIO)
+    rounded = 0 if job.cache in (None, Storage.MODEL) else 2
+    return _rows(dims, job.reference_tokens * (wide + rounded)) + job.reference_tokens * _POSITION
 
 
 def cache_bytes(dims: Dims, job: Job) -> int:

@@ -292,6 +292,32 @@ def test_without_a_card_all_of_it_lies_in_ram():
     assert s.held() == []
 
 
+def test_room_is_taken_hold_of_for_what_will_come_back_from_ram():
+    """Else the model beside it would be loaded into that room, and memory would run out in the first step."""
+    s, _ = on_a_card()
+    add(s, 1, tokens=2)
+    s.end_run()
+    s.offload(2 * TOKEN)
+    s.begin_run(UNLIMITED, 2, TOKEN)
+    assert s.device_bytes == 0 and s.wanted_bytes == 2 * TOKEN
+    s.allow(2 * TOKEN)
+    assert s.device_bytes == 2 * TOKEN
+    entry = s.find(1)
+    assert same(s, entry, 1, tokens=2) and entry.device_bytes == s.device_bytes == 2 * TOKEN
+
+
+def test_idle_references_in_ram_are_not_wanted_on_the_card():
+    s, _ = on_a_card()
+    for name in (1, 2):
+        add(s, name, tokens=name)
+    s.end_run()
+    s.offload(3 * TOKEN)
+    s.begin_run(UNLIMITED, 1, TOKEN)
+    assert s.wanted_bytes == TOKEN
+    s.begin_run(UNLIMITED, 0, 0)
+    assert s.wanted_bytes == 0
+
+
 class Anything(RuleBasedStateMachine):
     """Whatever is done to it, a store answers with what was put in, and within its bounds."""
 
@@ -344,7 +370,7 @@ class Anything(RuleBasedStateMachine):
         assert self.store.device_bytes <= self.store.allowance
         assert self.store.device_bytes <= self.store.wanted_bytes
         assert self.store.placement is not Placement.CPU or self.store.device_bytes == 0
-        assert self.manager.bytes == self.store.held_bytes - self.store.device_bytes
+        assert self.manager.bytes == self.store.held_bytes - self.store._kept_on_device
         if not self.running:
             assert self.store.held_bytes <= self.budget
 
