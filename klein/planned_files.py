@@ -47,11 +47,17 @@ def _known(official: Mapping[str, OfficialFile], name: str) -> OfficialFile:
 
 def planned(name: str, file: DiffusionModel | TextEncoder | Vae | OfficialFile) -> WeightsFile:
     if isinstance(file, OfficialFile):
-        whole = file.size - file.embedding
-        read = file.embedding + whole * LAST_LAYER // _QWEN_LAYERS if file.embedding else whole
-        return WeightsFile(name, _in_memory(read, file.format), file.format, file.size)
+        return WeightsFile(name, _in_memory(_read(file), file.format), file.format, file.size)
     read = file.read_bytes if isinstance(file, TextEncoder) else file.weights.tensor_bytes
     return WeightsFile(name, _in_memory(read, file.weights.format), file.weights.format)
+
+
+def _read(file: OfficialFile) -> int:
+    """Bytes of it that Klein reads: of a text encoder's layers, those up to the last it taps."""
+    if not file.embedding:
+        return file.size
+    layers = file.size - file.embedding - file.head
+    return file.embedding + layers * LAST_LAYER // _QWEN_LAYERS
 
 
 def smaller_files(name: str) -> tuple[WeightsFile, ...]:
