@@ -124,7 +124,7 @@ def _legend(draw: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
         if x + width > WIDTH - _MARGIN:
             x, top = float(_MARGIN), top + 24
         box = (x, top, x + 14, top + 14)
-        draw.rectangle(box, **({"outline": colour} if name == _STREAMED else {"fill": colour}))
+        draw.rectangle(box, fill=None if name == _STREAMED else colour, outline=colour)
         draw.text((x + 20, top + 7), name, fill=_INK, font=_font(14), anchor="lm")
         x += width + 18
 

@@ -154,9 +154,7 @@ JOBS = st.builds(
     cache=st.sampled_from([None, *Storage]),
 )
 SETS = st.builds(official, st.sampled_from([NVFP4, FP8, BF16]))
-CARDS = st.builds(
-    Card, st.just(96 * GIB), st.integers(0, 96 * GIB), st.just(64 * GIB), on_demand=st.booleans()
-)
+CARDS = st.builds(Card, st.just(96 * GIB), st.integers(0, 96 * GIB), st.just(64 * GIB), on_demand=st.booleans())
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,5 +1,7 @@
 """Bars as long as the bytes say, and nothing drawn outside the picture."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import ImageColor
@@ -59,7 +61,7 @@ def test_parts_follow_one_another():
     order = ["diffusion model", "in transit", "activations"]
     columns = [runs(drawn(asked), 1, COLOURS[name]) for name in order]
     assert columns[0][0] == LEFT
-    assert all(one[-1] + 2 >= other[0] > one[-1] for one, other in zip(columns, columns[1:], strict=False))
+    assert all(one[-1] + 2 >= other[0] > one[-1] for one, other in pairwise(columns))
 
 
 def test_what_is_free_is_track_and_what_streams_begins_at_the_limit():

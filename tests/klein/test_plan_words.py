@@ -21,7 +21,9 @@ def words(plan):
 
 def test_what_fits_is_said_first():
     text = words(plan(12, FP8, references=2))
-    assert text.startswith("Fits: everything stays on the card while it samples.\n\n1024x1024, 2 references of 1024x1024")
+    assert text.startswith(
+        "Fits: everything stays on the card while it samples.\n\n1024x1024, 2 references of 1024x1024"
+    )
     assert "in 12.0 GiB of VRAM, 10.9 GiB of it usable, and 32.0 GiB of RAM\n" in text
     assert "\nsampling: 10.7 GiB (diffusion model 8.8, activations 2.0)\n" in text
     assert "A new prompt moves the text encoder's 5.0 GiB to the card; a repeated one moves nothing." in text
@@ -39,7 +41,9 @@ def test_what_streams_is_timed_and_the_change_is_named():
 
 
 def test_a_change_that_is_not_enough_says_what_is_left():
-    assert advice(change(plan(8, BF16, references=2))).endswith("instead of flux-2-klein-9b.safetensors: 0.6 GiB a step.")
+    assert advice(change(plan(8, BF16, references=2))).endswith(
+        "instead of flux-2-klein-9b.safetensors: 0.6 GiB a step."
+    )
     assert advice(change(plan(24, KV, references=3, cache=Storage.MODEL))).startswith("Int8 for the references' cache")
 
 
