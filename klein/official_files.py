@@ -19,12 +19,14 @@ class OfficialFile:
         size: bytes to download.
         format: of its matrices, as klein.weight_format names them.
         embedding: bytes of a text encoder's token embedding; 0 in other files.
+        head: bytes of a text encoder's output matrix, which Klein does not read; the mixed files have none.
         decoder: channels of a VAE's last level; 0 in other files.
     """
 
     size: int
     format: str
     embedding: int = 0
+    head: int = 0
     decoder: int = 0
 
 
@@ -41,7 +43,7 @@ DIFFUSION_MODELS = {
 TEXT_ENCODERS = {
     "qwen_3_8b_fp8mixed.safetensors": OfficialFile(8_664_848_742, _FP8, _EMBEDDING),
     "qwen_3_8b_fp4mixed.safetensors": OfficialFile(6_802_593_327, _NVFP4, _EMBEDDING),
-    "qwen_3_8b.safetensors": OfficialFile(16_381_517_176, _BF16, _EMBEDDING),
+    "qwen_3_8b.safetensors": OfficialFile(16_381_517_176, _BF16, _EMBEDDING, head=_EMBEDDING),
 }
 VAES = {
     "flux2-vae.safetensors": OfficialFile(336_213_556, "fp32", decoder=128),

@@ -27,7 +27,8 @@ GIB = 2**30
 VRAM, RAM = "VRAM", "RAM"
 PCIE = 22e9  # bytes a second from pinned RAM over PCIe 4.0 x16; half of it over x8
 _FLOATS = ("bf16", "fp16", "fp32")
-_STAGES = 2  # weights that lie in VRAM for one layer while the next is copied
+_STAGES = 2  # one layer lies in VRAM while the next is copied
+_TILE = Size(512, 512)  # what the VAE does at once when it works in tiles
 _INFERENCE = int(0.8 * GIB)  # ComfyUI's least for any evaluation
 _ENCODING = int(0.4 * GIB)  # a prompt's activations and one matrix of the encoder in float32
 
@@ -71,7 +72,7 @@ class Card:
 
     Attributes:
         total: the card's VRAM.
-        usable: what of it ComfyUI can have when nothing of its own is loaded, its reserve left out.
+        usable: what of it ComfyUI can have when nothing of its own is loaded, its reserve left out; never below 0.
         ram: of the machine.
         on_demand: weights are fetched as they are needed (dynamic VRAM), so that all that is free is used. Otherwise
             ComfyUI sets its own estimate aside before it loads.
@@ -88,7 +89,7 @@ class Card:
 def named_card(gib: float, ram_gib: float) -> Card:
     """A card by its size: a desktop and the driver take some of it, ComfyUI keeps 0.4 GiB free."""
     taken = 1.1 * GIB
-    return Card(int(gib * GIB), int(gib * GIB - taken), int(ram_gib * GIB))
+    return Card(int(gib * GIB), max(0, int(gib * GIB - taken)), int(ram_gib * GIB))
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Phase:
 
     Attributes:
         parts: name and bytes.
-        streamed: bytes of weights that found no room and come over PCIe whenever they are needed.
+        streamed: bytes of weights and cache that found no room and come over PCIe whenever they are needed.
         short: bytes it lacks even so; more than 0 cannot run.
         note: what the person should know of it.
     """
@@ -150,48 +151,58 @@ def make_plan(models: ModelSet, job: Job, card: Card) -> Plan:
 
 
 def _encoding(models: ModelSet, card: Card) -> Phase:
-    kept, streamed, short = _loaded(models.text_encoder.kept, card.usable - _ENCODING, 0)
+    weights = models.text_encoder.kept
+    kept = max(0, min(weights, card.usable - _ENCODING))
+    parts = (("text encoder", kept), ("activations", _ENCODING))
     note = "a prompt encoded before needs none of this"
-    return Phase("prompt", (("text encoder", kept), ("activations", _ENCODING)), streamed, short, note)
+    return Phase("prompt", parts, weights - kept, max(0, _ENCODING - card.usable), note)
 
 
 def _encoding_images(models: ModelSet, job: Job, card: Card) -> Phase:
-    return _vae_phase("images", models, max(map(vae_encode_bytes, job.references)), card)
+    largest = max(job.references, key=lambda size: size.area)
+    return _vae_phase("images", models, vae_encode_bytes(largest), vae_encode_bytes(_TILE), card)
 
 
 def _decoding(models: ModelSet, job: Job, card: Card) -> Phase:
-    return _vae_phase("picture", models, vae_decode_bytes(job.size, decoder=models.decoder), card)
+    whole, tile = (vae_decode_bytes(size, decoder=models.decoder) for size in (job.size, _TILE))
+    return _vae_phase("picture", models, whole, tile, card)
 
 
-def _vae_phase(name: str, models: ModelSet, working: int, card: Card) -> Phase:
+def _vae_phase(name: str, models: ModelSet, whole: int, tile: int, card: Card) -> Phase:
+    """As one where there is room, else in tiles."""
     room = card.usable - models.vae.kept
-    note = "in tiles" if working > room else ""
-    return Phase(name, (("VAE", models.vae.kept), ("activations", min(working, room))), note=note)
+    in_tiles = whole > max(room, tile)
+    working = tile if in_tiles else whole
+    parts = (("VAE", models.vae.kept), ("activations", working))
+    return Phase(name, parts, short=max(0, working - room), note="in tiles" if in_tiles else "")
 
 
 def _sampling(models: ModelSet, job: Job, card: Card) -> Phase:
-    activations, model = activation_bytes(models.dims, job), models.diffusion_model
-    needed = activations + model.largest_step
+    """What is at work comes first, then what streaming takes, the references' cache, and the weights."""
+    model, cache = models.diffusion_model, cache_bytes(models.dims, job)
+    needed = activation_bytes(models.dims, job) + model.largest_step
     aside = needed if card.on_demand else max(needed, _INFERENCE, host_estimate(models.dims, job))
-    cache = cache_bytes(models.dims, job)
-    cache_here = max(0, min(cache, card.usable - aside))
-    kept, streamed, short = _loaded(model.kept, card.usable - aside - cache_here, _STAGES * _layer(model))
-    transit = min(_STAGES * _layer(model), card.usable - aside - cache_here) if streamed else 0
+    transit, kept, cache_here = _placed(model, cache, cache // models.dims.blocks, card.usable - aside)
     parts = (
         ("diffusion model", kept),
-        ("weights in transit", max(0, transit)),
+        ("in transit", transit),
         ("references' cache", cache_here),
         ("activations", needed),
     )
-    return Phase("sampling", parts, streamed + cache - cache_here, short)
+    streamed = model.kept - kept + cache - cache_here
+    set_aside = f"ComfyUI sets {aside / GIB:.1f} GiB aside" if streamed and aside > needed else ""
+    return Phase("sampling", parts, streamed, max(0, needed + transit - card.usable), set_aside)
 
 
-def _loaded(weights: int, room: int, stages: int) -> tuple[int, int, int]:
-    """Bytes kept, bytes that stream, bytes lacking even to stream."""
-    if weights <= room:
-        return weights, 0, 0
-    kept = max(0, room - stages)
-    return kept, weights - kept, max(0, stages - room)
+def _placed(model: WeightsFile, cache: int, cache_layer: int, room: int) -> tuple[int, int, int]:
+    """Bytes in transit, and what stays of the model and of the cache."""
+    if model.kept + cache <= room:
+        return 0, model.kept, cache
+    transit = _STAGES * _layer(model)
+    if cache > room - transit:
+        transit += _STAGES * cache_layer
+        return transit, 0, max(0, min(cache, room - transit))
+    return transit, room - transit - cache, cache
 
 
 def _layer(model: WeightsFile) -> int:
@@ -240,7 +251,9 @@ def _changes(plan: Plan, smaller: tuple[WeightsFile, ...]) -> Iterator[Change]:
     if any(one.area > MEGAPIXEL // 2 for one in job.references):
         half = tuple(_halved(one) for one in job.references)
         yield Change("references of half the area", make_plan(models, replace(job, references=half), card))
-    yield Change("a picture of half the area", make_plan(models, replace(job, size=_halved(job.size)), card))
+    if job.size.area > MEGAPIXEL // 2:
+        smallest = replace(job, size=_halved(job.size))
+        yield Change("a picture of half the area", make_plan(models, smallest, card))
 
 
 def _halved(size: Size) -> Size:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .plan import GIB, Phase, Plan
+from .plan import GIB, VRAM, Phase, Plan
 
 WIDTH = 720
 _MARGIN, _LABEL, _BAR, _GAP, _HEAD, _LEGEND = 28, 112, 42, 18, 118, 80
@@ -16,7 +16,7 @@ _COLOURS = {
     "text encoder": "#c98bdb",
     "VAE": "#6fc3a8",
     "diffusion model": "#5b9bd5",
-    "weights in transit": "#8796a5",
+    "in transit": "#8796a5",
     "references' cache": "#e8b04b",
     "activations": "#e2725b",
 }
@@ -34,12 +34,12 @@ class _Scale:
 
 
 def plan_picture(plan: Plan, subtitle: str) -> np.ndarray:
-    """(height, 720, 3) float32 in [0, 1]; `subtitle` stands under its title."""
+    """(height, 720, 3) float32 in [0, 1]; `subtitle` stands under its title, cut where it is too long."""
     height = _HEAD + len(plan.phases) * (_BAR + _GAP) + _LEGEND
     image = Image.new("RGB", (WIDTH, height), _BACKGROUND)
     draw = ImageDraw.Draw(image)
-    longest = max(phase.held + phase.streamed for phase in plan.phases)
-    scale = _Scale(max(plan.card.total, longest))
+    ends = (max(phase.held, plan.card.usable) + phase.streamed for phase in plan.phases)
+    scale = _Scale(max(plan.card.total, *ends))
     _head(draw, plan, subtitle)
     for row, phase in enumerate(plan.phases):
         _bar(draw, phase, scale, _HEAD + row * (_BAR + _GAP), plan.card.usable)
@@ -49,10 +49,26 @@ def plan_picture(plan: Plan, subtitle: str) -> np.ndarray:
 
 
 def _head(draw: ImageDraw.ImageDraw, plan: Plan, subtitle: str) -> None:
-    streamed = plan.sampling.streamed
-    title = "Everything stays on the card" if plan.resident else f"Streams {streamed / GIB:.1f} GiB a step"
-    draw.text((_MARGIN, 20), title if plan.fits else "Does not fit", fill=_INK, font=_font(24))
-    draw.text((_MARGIN, 54), subtitle.replace(".safetensors", ""), fill=_FAINT, font=_font(16))
+    draw.text((_MARGIN, 20), _title(plan), fill=_INK, font=_font(24))
+    shown = _cut(draw, subtitle.replace(".safetensors", ""), _font(16))
+    draw.text((_MARGIN, 54), shown, fill=_FAINT, font=_font(16))
+
+
+def _title(plan: Plan) -> str:
+    if not plan.fits:
+        return "Does not fit"
+    if plan.resident:
+        return "Everything stays on the card" if plan.card.memory == VRAM else "Everything stays in RAM"
+    return f"Streams {plan.sampling.streamed / GIB:.1f} GiB a step"
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """What of it fits between the margins."""
+    if draw.textlength(text, font=font) <= WIDTH - 2 * _MARGIN:
+        return text
+    while draw.textlength(text + "...", font=font) > WIDTH - 2 * _MARGIN:
+        text = text[:-1]
+    return text + "..."
 
 
 def _bar(draw: ImageDraw.ImageDraw, phase: Phase, scale: _Scale, top: int, usable: int) -> None:
@@ -64,7 +80,8 @@ def _bar(draw: ImageDraw.ImageDraw, phase: Phase, scale: _Scale, top: int, usabl
         _segment(draw, scale, (at, at + nbytes), top, _COLOURS[name])
         at += nbytes
     if phase.streamed:
-        _hatched(draw, scale, (at, at + phase.streamed), top)
+        start = max(at, usable)
+        _hatched(draw, scale, (start, start + phase.streamed), top)
 
 
 def _segment(draw: ImageDraw.ImageDraw, scale: _Scale, span: tuple[int, int], top: int, colour: str) -> None:
@@ -107,7 +124,7 @@ def _legend(draw: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
         if x + width > WIDTH - _MARGIN:
             x, top = float(_MARGIN), top + 24
         box = (x, top, x + 14, top + 14)
-        draw.rectangle(box, **({"outline": colour} if name == _STREAMED else {"fill": colour}))
+        draw.rectangle(box, fill=None if name == _STREAMED else colour, outline=colour)
         draw.text((x + 20, top + 7), name, fill=_INK, font=_font(14), anchor="lm")
         x += width + 18
 

@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from .plan import GIB, PCIE, VRAM, Change, Phase, Plan
 
 _RAM_FOR_OTHERS = 4 * GIB
+_DOING = {
+    "prompt": "encoding the prompt",
+    "images": "encoding the references",
+    "sampling": "sampling",
+    "picture": "decoding the picture",
+}
 
 
 def plan_in_words(plan: Plan, change: Change | None) -> str:
@@ -19,6 +25,7 @@ def plan_in_words(plan: Plan, change: Change | None) -> str:
         *map(_phase, plan.phases),
         "",
         *_moves(plan),
+        *_ram(plan),
         *_downloads(plan),
     ]
     return "\n".join([*lines, "Seconds: not measured on this card."])
@@ -32,10 +39,12 @@ def verdict(plan: Plan, change: Change | None) -> str:
 def _what_happens(plan: Plan) -> str:
     lacking = next((phase for phase in plan.phases if phase.short), None)
     if lacking is not None:
-        return f"Does not fit: {lacking.name} lacks {gib(lacking.short)} even with its weights streamed."
-    streamed = plan.sampling.streamed
+        return f"Does not fit: {_DOING[lacking.name]} lacks {gib(lacking.short)} even with its weights streamed."
+    streamed, on_card = plan.sampling.streamed, plan.card.memory == VRAM
     if not streamed:
-        return "Fits: everything stays on the card while it samples."
+        return f"Fits: everything stays {'on the card' if on_card else 'in RAM'} while it samples."
+    if not on_card:
+        return f"Runs, reading {gib(streamed)} from disk in every step: very slow."
     seconds = streamed / PCIE
     return f"Runs, streaming {gib(streamed)} a step: {seconds:.2f} s at 22 GB/s, hidden where a step takes longer."
 
@@ -74,14 +83,20 @@ def _phase(phase: Phase) -> str:
 
 
 def _moves(plan: Plan) -> Iterator[str]:
-    encoder = plan.models.text_encoder.kept
+    encoder, on_card = plan.models.text_encoder.kept, plan.card.memory == VRAM
     if plan.encoder_stays:
         yield "The text encoder stays beside the model: a new prompt moves nothing."
-    else:
-        yield f"A new prompt moves the text encoder's {gib(encoder)} to the card; a repeated one moves nothing."
-    in_ram = encoder * (not plan.encoder_stays) + plan.sampling.streamed
-    if in_ram > plan.card.ram - _RAM_FOR_OTHERS:
-        yield f"RAM is short of the {gib(in_ram)} that leave the card: they are read from disk again each time."
+        return
+    does, where = ("moves", "to the card") if on_card else ("reads", "from disk")
+    yield f"A new prompt {does} the text encoder's {gib(encoder)} {where}; a repeated one {does} nothing."
+
+
+def _ram(plan: Plan) -> Iterator[str]:
+    """Where what leaves the card finds no room either."""
+    encoder = 0 if plan.encoder_stays else plan.models.text_encoder.kept
+    off_card = encoder + plan.sampling.streamed
+    if plan.card.memory == VRAM and off_card > plan.card.ram - _RAM_FOR_OTHERS:
+        yield f"RAM is short of the {gib(off_card)} that leave the card: they are read from disk again each time."
 
 
 def _downloads(plan: Plan) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -166,6 +167,6 @@ def _paths(names: Mapping[str, str]) -> dict[str, Path | None]:
 
 def _card(vram_gib: float, ram_gib: float) -> Card:
     here = this_card()
-    if not vram_gib:
-        return here
-    return named_card(vram_gib, ram_gib or here.ram / GIB)
+    if vram_gib:
+        return named_card(vram_gib, ram_gib or here.ram / GIB)
+    return replace(here, ram=int(ram_gib * GIB)) if ram_gib else here

@@ -19,7 +19,7 @@ def this_card() -> Card:
     no_card = comfy.model_management.is_device_cpu(device)
     return Card(
         total=comfy.model_management.get_total_memory(device),
-        usable=int(free - comfy.model_management.extra_reserved_memory()),
+        usable=max(0, int(free - comfy.model_management.extra_reserved_memory())),
         ram=ram,
         on_demand=no_card or comfy.memory_management.aimdo_enabled,
         memory=RAM if no_card else VRAM,

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,34 @@ def test_mixed_text_encoders(write):
     encoder = inspect_text_encoder(write(fp4, blobs=marks | files.in_tensors(half, format="nvfp4")))
     assert (encoder.kind, encoder.weights.format, encoder.weights.unmarked) == (Encoder.QWEN3_8B, "mixed", 0)
     assert set(encoder.weights.parts) == {"fp8_e4m3", "nvfp4", "bf16"}
+
+
+@pytest.mark.parametrize("stack", ["model.", "model.language_model."])
+def test_what_is_read_of_a_text_encoder_ends_with_its_27th_layer(write, stack):
+    """Neither the nine layers behind it, nor the final norm, nor the head, each found by its name."""
+    whole = files.qwen3(256, 512, layers=36, vocab=64, stack=stack, lm_head=True)
+    unread = ("lm_head.", f"{stack}norm.", *(f"{stack}layers.{i}." for i in range(27, 36)))
+    kept = {name: tensor for name, tensor in whole.items() if not name.startswith(unread)}
+    assert len(whole) - len(kept) == 9 * 11 + 2
+    expected = sum(2 * prod(shape) for _, shape in kept.values())
+    assert inspect_text_encoder(write(whole)).read_bytes == expected
+    assert inspect_text_encoder(write(kept)).read_bytes == expected
+
+
+def test_scales_and_marks_of_a_layer_are_read_or_left_with_it(write):
+    whole = files.qwen3(256, 512, layers=28, vocab=64)
+    layers = files.block_matrices(whole)
+    fp4 = write(files.as_nvfp4(whole, layers), blobs=files.in_tensors(layers, format="nvfp4"))
+    first = files.as_nvfp4(files.qwen3(256, 512, layers=27, vocab=64), [x for x in layers if ".27." not in x])
+    del first["model.norm.weight"]
+    marks = files.in_tensors([x for x in layers if ".27." not in x], format="nvfp4")
+    expected = inspect_text_encoder(fp4).read_bytes
+    assert expected == inspect_text_encoder(write(first, "first.safetensors", blobs=marks)).weights.tensor_bytes
+
+
+def test_other_encoders_are_counted_without_fail(write):
+    assert inspect_text_encoder(write(files.clip_l())).read_bytes == 12 * 2 * 3072 * 768
+    assert inspect_text_encoder(write({})).read_bytes == 0
 
 
 DECODER_ONLY = {k.removeprefix("decoder."): v for k, v in files.flux2_vae(96).items() if k.startswith("decoder.")}
