@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .prompt import MAX_TOKENS, TAPS
 from .safetensors_header import Tensor as Listed
-from .safetensors_header import parse_header
+from .safetensors_header import UnreadableFile, parse_header
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _WRONG = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError
 
 
 class Foreign(ValueError):
-    """A file that is not the encoding it is named after; the message completes "it ..."."""
+    """A file that is not the encoding it is named after; the message completes "<file name> ..."."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PromptFiles:
         except FileNotFoundError:
             return None
         except _WRONG as error:
-            log.warning("Klein 9B encodes a prompt anew: its kept encoding %s cannot be used (%s).", path.name, error)
+            log.warning("Klein 9B encodes a prompt anew: %s %s.", path.name, _found(error))
             return None
         with suppress(OSError):
             os.utime(path)
@@ -147,32 +147,38 @@ def _read(file: BinaryIO, path: Path, key: str) -> Encoding:
     """Into memory of its own: a mapped file that another process cuts short would end this one."""
     size = os.fstat(file.fileno()).st_size
     if size > _MOST_BYTES:
-        raise Foreign("it is too large for one")
+        raise Foreign("is too large for a prompt's encoding")
     header = parse_header(file, path, size)
     about = _about(header.metadata, key)
     data_start = file.tell()
     data = bytearray(size - data_start)
     if file.readinto(data) != len(data):  # type: ignore[attr-defined]
-        raise Foreign("it was cut short while it was read")
+        raise Foreign("was cut short while it was read")
     tensors = {name: _tensor(data, listed, data_start) for name, listed in header.tensors.items()}
     if {name: _sum(tensor) for name, tensor in tensors.items()} != about["sums"]:
-        raise Foreign("its contents have changed")
+        raise Foreign("has changed since it was written")
     return Encoding(_checked(tensors), tuple(map(str, about["without"])), int(about["tokens"]))
+
+
+def _found(error: Exception) -> str:
+    if isinstance(error, UnreadableFile):
+        return error.found
+    return str(error) if isinstance(error, Foreign) else f"cannot be used ({error})"
 
 
 def _about(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     about = json.loads(metadata.get(_METADATA, "null"))
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise Foreign("it is no encoded prompt of this format")
+        raise Foreign("is no encoded prompt of this format")
     if about.get("key") != key:
-        raise Foreign("it is another prompt's")
+        raise Foreign("is another prompt's")
     return about
 
 
 def _tensor(data: bytearray, listed: Listed, data_start: int) -> Tensor:
     dtype, start = _DTYPES.get(listed.dtype), listed.start - data_start
     if dtype is None or start % dtype.itemsize:
-        raise Foreign(f"it holds {listed.dtype} where an encoding has none")
+        raise Foreign(f"holds {listed.dtype}, as no encoding does")
     if not listed.elements:
         return torch.empty(listed.shape, dtype=dtype)
     return torch.frombuffer(data, dtype=dtype, count=listed.elements, offset=start).view(listed.shape)
@@ -181,9 +187,9 @@ def _tensor(data: bytearray, listed: Listed, data_start: int) -> Tensor:
 def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     cond = tensors.get(COND)
     if cond is None or cond.dtype not in (torch.float32, torch.bfloat16):
-        raise Foreign("it holds no encoding")
+        raise Foreign("holds no encoding")
     if cond.ndim != 3 or not (cond.shape[0] == 1 and 1 <= cond.shape[1] <= MAX_TOKENS and cond.shape[2] == WIDTH):
-        raise Foreign(f"its shape is {list(cond.shape)}, not [1, up to {MAX_TOKENS}, {WIDTH}]")
+        raise Foreign(f"holds {list(cond.shape)} where an encoding is [1, up to {MAX_TOKENS}, {WIDTH}]")
     return tensors
 
 

@@ -65,7 +65,11 @@ class Klein9BLoader(io.ComfyNode):
                 io.Model.Output(
                     display_name="model", tooltip="The diffusion model; it remembers its variant for later nodes."
                 ),
-                io.Clip.Output(display_name="clip", tooltip="Qwen3-8B, for CLIP Text Encode."),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip="Qwen3-8B, for Klein 9B Text Encode or CLIP Text Encode. Read from disk when a prompt is "
+                    "really encoded.",
+                ),
                 io.Vae.Output(display_name="vae", tooltip="For Klein 9B References and VAE Decode."),
             ],
             hidden=[io.Hidden.unique_id],

@@ -10,34 +10,6 @@ BASE = "flux-2-klein-base-9b-fp8.safetensors"
 VAE = "flux2-vae.safetensors"
 
 
-@pytest.fixture(scope="module")
-def models(comfy_host, tmp_path_factory):
-    """A models folder that the host's folder lists read."""
-    import folder_paths
-
-    root = tmp_path_factory.mktemp("models")
-    standins.write_models(root)
-    kinds = ("diffusion_models", "text_encoders", "vae")
-    before = {kind: folder_paths.folder_names_and_paths[kind] for kind in kinds}
-    for kind in kinds:
-        folder_paths.folder_names_and_paths[kind] = ([str(root / kind)], {".safetensors"})
-    yield root
-    folder_paths.folder_names_and_paths.update(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shrunk(comfy_host):
-    """Lets the host build Qwen3-8B at the stand-in's shape, for this module only."""
-    import comfy.text_encoders.llama as llama
-
-    from standins.text_encoder import shrink_qwen3_8b
-
-    before = llama.Qwen3_8BConfig, llama.Qwen3_8B.get_input_embeddings
-    shrink_qwen3_8b()
-    yield
-    llama.Qwen3_8BConfig, llama.Qwen3_8B.get_input_embeddings = before
-
-
 @pytest.fixture
 def loaded_files(monkeypatch):
     """Every path the host is asked to load weights from."""

@@ -36,16 +36,18 @@ def _layer(draw: Draw) -> dict[str, Tensor]:
     }
 
 
-def text_encoder(*, seed: int = 3) -> dict[str, Tensor]:
-    """A float32 state dict that ComfyUI detects as Qwen3-8B."""
+def text_encoder(
+    *, seed: int = 3, layers: int = SHRUNK["num_hidden_layers"], head: bool = False
+) -> dict[str, Tensor]:
+    """A float32 state dict that ComfyUI detects as Qwen3-8B; with a head it can write text."""
     draw = Draw(seed)
     weights = {
         "model.embed_tokens.weight": draw.normal(SHRUNK["vocab_size"], WIDTH, std=1.0),
         "model.norm.weight": draw.scale(WIDTH),
     }
-    for i in range(SHRUNK["num_hidden_layers"]):
+    for i in range(layers):
         weights |= {f"model.layers.{i}.{k}": v for k, v in _layer(draw).items()}
-    return weights
+    return weights | ({"lm_head.weight": draw.matrix(SHRUNK["vocab_size"], WIDTH)} if head else {})
 
 
 class FoldedEmbedding:
