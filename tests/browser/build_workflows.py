@@ -14,12 +14,13 @@ import tomllib
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pack import importable
+
 import standins
 from browser.plan_notes import plan_note
 from browser.settings import SETTINGS
 from browser.toolchain import find_toolchain
 from host.checkout import PACK, find_checkout
-from pack import importable
 from host.conftest import PHOTOGRAPHS
 from host.server import Host
 

@@ -36,9 +36,7 @@ def _layer(draw: Draw) -> dict[str, Tensor]:
     }
 
 
-def text_encoder(
-    *, seed: int = 3, layers: int = SHRUNK["num_hidden_layers"], head: bool = False
-) -> dict[str, Tensor]:
+def text_encoder(*, seed: int = 3, layers: int = SHRUNK["num_hidden_layers"], head: bool = False) -> dict[str, Tensor]:
     """A float32 state dict that ComfyUI detects as Qwen3-8B; with a head it can write text."""
     draw = Draw(seed)
     weights = {

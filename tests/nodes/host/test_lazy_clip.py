@@ -83,8 +83,7 @@ def same_mask(one, other):
 
 def same(one, other):
     return len(one) == len(other) and all(
-        torch.equal(a[0], b[0]) and a[1].keys() == b[1].keys() and same_mask(a[1], b[1])
-        for a, b in zip(one, other)
+        torch.equal(a[0], b[0]) and a[1].keys() == b[1].keys() and same_mask(a[1], b[1]) for a, b in zip(one, other)
     )
 
 

@@ -1,15 +1,13 @@
 """klein/vram.py beside what the host's own forward, our cached path and the host's VAE hold at once.
 
-The model is Klein 9B at full size on the meta device, where tensors have sizes and no memory. Attention allocates what
-a card's flash attention does: its output and one float32 a query, no matrix of scores.
+The model is Klein 9B at full size on the meta device; see tests/full_size.py.
 """
 
 import dataclasses
-from functools import cache
 
 import pytest
 import torch
-from peak_memory import PeakMemory
+from full_size import cached_step, counted, empty, klein, latent, reference_pass, stock, vae
 
 import standins
 from klein9b.klein.framing import Size, output_size
@@ -31,12 +29,6 @@ NEAR = 0.10
 SIZES = {"512": Size(512, 512), "1 MP": Size(1024, 1024), "2 MP": output_size("16:9", 2)}
 MEGAPIXEL = Size(1024, 1024)
 SMALL = Dims(hidden=256, double_blocks=2, single_blocks=2)
-PARAMS = {
-    "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "mlp_ratio": 3.0, "axes_dim": [32] * 4,
-    "theta": 2000, "qkv_bias": False, "guidance_embed": False, "txt_ids_dims": [3], "patch_size": 1,
-    "global_modulation": True, "mlp_silu_act": True, "ops_bias": False, "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-}  # fmt: skip
 
 
 def jobs(*, cache=None, least=0):
@@ -50,102 +42,6 @@ def jobs(*, cache=None, least=0):
 def name_of(job):
     kind = "guided" if job.guided else f"batch {job.batch}"
     return f"{job.size}, {len(job.references)} references, {kind}"
-
-
-@cache
-def klein(dims, device="meta"):
-    import comfy.ldm.flux.model
-    import comfy.ops
-
-    shape = {"hidden_size": dims.hidden, "num_heads": dims.hidden // 128, "context_in_dim": dims.context}
-    depth = {"depth": dims.double_blocks, "depth_single_blocks": dims.single_blocks}
-    operations = comfy.ops.disable_weight_init
-    settings = PARAMS | shape | depth
-    return comfy.ldm.flux.model.Flux(dtype=torch.bfloat16, device=device, operations=operations, **settings)
-
-
-def flash(_, q, k, v, heads, *args, **options):
-    q, k, v = (one if isinstance(one, torch.Tensor) else one.take() for one in (q, k, v))
-    batch, _, length, dim = q.shape
-    sums = q.new_empty(batch, heads, length, dtype=torch.float32)
-    return q.new_empty(batch, length, heads * dim, dtype=q.dtype) if sums.numel() else None
-
-
-def empty(*shape, device="meta"):
-    return torch.empty(*shape, dtype=torch.bfloat16, device=device)
-
-
-def latent(rows, size, device="meta"):
-    return empty(rows, 128, size.height // 16, size.width // 16, device=device)
-
-
-def evaluate(model, job, options, device="meta", **conds):
-    rows = job.rows
-    inputs = latent(rows, job.size, device), torch.zeros(rows, device=device)
-    context = empty(rows, job.text_tokens, KLEIN_9B.context, device=device)
-    with torch.inference_mode(), PeakMemory() as memory:
-        model(*inputs, context, transformer_options=options, **conds)
-    return memory.peak
-
-
-def stock(job, dims=KLEIN_9B, device="meta"):
-    references = [latent(job.rows, size, device) for size in job.references]
-    return evaluate(
-        klein(dims, device), job, {"optimized_attention_override": flash}, device, ref_latents=references or None
-    )
-
-
-def cached_step(job):
-    from klein9b.nodes.host.cache_blocks import ARGUMENT, References, own_places, reach_blocks
-
-    model, options = klein(KLEIN_9B), {"optimized_attention_override": flash}
-    pair = tuple(empty(1, 32, job.reference_tokens, 128) for _ in range(2))
-    stored = job.cache.pack(pair)
-
-    class Kept:
-        def read(self, index):
-            return job.cache.unpack(stored, torch.bfloat16)
-
-    references = References(model, Kept(), own_places(model, options, all_of_them=False))
-    peak = evaluate(
-        model, job, options | {"wrappers": {"diffusion_model": {ARGUMENT: [reach_blocks]}}}, **{ARGUMENT: references}
-    )
-    assert not references.missing
-    return peak
-
-
-def reference_pass(job):
-    """Without what is kept: of the pairs, the one last yielded is counted where it is only rounded from."""
-    from klein9b.klein.kv_pass import reference_keys_values
-    from klein9b.nodes.host.block_functions import host_functions
-
-    model, functions = klein(KLEIN_9B), host_functions({"optimized_attention_override": flash})
-    tokens, ids = empty(1, job.reference_tokens, 128), torch.zeros(1, job.reference_tokens, 4, device="meta")
-    with torch.inference_mode(), PeakMemory() as memory:
-        for pair in reference_keys_values(model, tokens, ids, functions):
-            job.cache.pack(pair)
-    return memory.peak - (sum(one.nbytes for one in pair) if job.cache is Storage.MODEL else 0)
-
-
-@cache
-def vae(decoder):
-    import comfy.ldm.models.autoencoder
-
-    config = {"double_z": True, "z_channels": 32, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}
-    config |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "batch_norm_latent": True}
-    with torch.device("meta"):
-        model = comfy.ldm.models.autoencoder.AutoencoderKL(
-            ddconfig=config, embed_dim=32, decoder_ddconfig=config | {"ch": decoder}
-        )
-    for half in (model.encoder, model.decoder):
-        half.mid.attn_1.optimized_attention = lambda q, k, v: torch.empty_like(q)
-    return model.to(torch.bfloat16)
-
-
-def counted(call, *inputs):
-    with torch.inference_mode(), PeakMemory() as memory:
-        call(*inputs)
-    return memory.peak
 
 
 @pytest.mark.parametrize("job", jobs(), ids=name_of)
