@@ -11,7 +11,6 @@ from ...klein.file_identity import FileIdentity, file_identity
 from ...klein.prompt import LAST_LAYER
 from ...klein.safetensors_header import read_header
 from .loaded_klein import LoadedKlein
-from .newer_host import needs_host
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -30,10 +29,13 @@ class EncoderFile:
     Args:
         load: loads the file with the model options it is given.
         tokenizer: makes the tokenizer, which needs no weights.
+        dynamic: whether the host will read the weights from the file as it needs them.
     """
 
-    def __init__(self, path: str, load: Callable[[dict[str, Any]], CLIP], tokenizer: Callable[[], Any]) -> None:
-        self.path = path
+    def __init__(
+        self, path: str, load: Callable[[dict[str, Any]], CLIP], tokenizer: Callable[[], Any], dynamic: bool
+    ) -> None:
+        self.path, self.dynamic = path, dynamic
         self.identity: FileIdentity = file_identity(path)
         self._load = load
         self._make_tokenizer = tokenizer
@@ -144,8 +146,8 @@ class LazyClip:
         return twin
 
     def is_dynamic(self) -> bool:
-        """Whether the host reads weights from the file as it needs them; the host asks after every node."""
-        return self._patcher.is_dynamic() if self._patcher is not None else _dynamic_by_default()
+        """Whether the host reads its weights as it needs them; asked of every node's outputs when RAM is short."""
+        return self._patcher.is_dynamic() if self._patcher is not None else self.file.dynamic
 
     def generate(self, *args: Any, **options: Any) -> Any:
         return self._all_layers().generate(*args, **options)
@@ -187,6 +189,7 @@ def lazy_clip(path: str, embeddings: list[str], loaded: LoadedKlein) -> LazyClip
     Args:
         embeddings: the host's folders of textual embeddings.
     """
+    import comfy.memory_management
     import comfy.sd
     import comfy.text_encoders.flux
 
@@ -196,18 +199,11 @@ def lazy_clip(path: str, embeddings: list[str], loaded: LoadedKlein) -> LazyClip
     def read(options: dict[str, Any]) -> CLIP:
         return load([path], embedding_directory=embeddings, clip_type=kind, model_options=options)
 
-    return _before(comfy.sd.CLIP)(
-        EncoderFile(path, read, lambda: make_tokenizer(embedding_directory=embeddings)), loaded
-    )
+    dynamic = comfy.memory_management.aimdo_enabled
+    file = EncoderFile(path, read, lambda: make_tokenizer(embedding_directory=embeddings), dynamic)
+    return _before(comfy.sd.CLIP)(file, loaded)
 
 
 @functools.cache
 def _before(clip: type) -> type[LazyClip]:
     return type("KleinClip", (LazyClip, clip), {})
-
-
-@needs_host()
-def _dynamic_by_default() -> bool:
-    import comfy.model_patcher
-
-    return comfy.model_patcher.CoreModelPatcher is not comfy.model_patcher.ModelPatcher

@@ -10,7 +10,7 @@ from host.server import HostError
 pytestmark = pytest.mark.host
 
 NODES = ("Klein9BLoader", "Klein9BReferences", "Klein9BScheduler", "Klein9BSampler", "Klein9BRestore")
-NODES += ("SegmindRemote", "SegmindJobs")
+NODES += ("Klein9BTextEncode", "SegmindRemote", "SegmindJobs")
 
 
 def encodes(host):

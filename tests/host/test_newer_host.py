@@ -9,7 +9,7 @@ from PIL import Image
 
 import standins
 from host.conftest import PHOTOGRAPHS
-from host.graphs import node
+from host.graphs import klein, node
 from host.inner_names import all_inner_names
 from host.server import Host, HostError
 from host.workflow_files import WORKFLOWS, made_small, nodes_of, read, twin
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.host
 
 FOLDER = "klein9b"
 NODES = ["Klein9BLoader", "Klein9BReferences", "Klein9BReferenceCache", "Klein9BScheduler", "Klein9BSampler"]
-NODES += ["Klein9BRestore", "SegmindRemote", "SegmindJobs"]
+NODES += ["Klein9BTextEncode", "Klein9BRestore", "SegmindRemote", "SegmindJobs"]
 KV = "Klein 9B KV edit two images"
 PAID = "Segmind remote edit two images"  # anew each time; the others pick up what is kept
 ASIDE = "Klein 9B Reference Cache steps aside, the stock path runs: "
@@ -46,6 +46,10 @@ def segmind_is_asked(graph):
 LOST = {
     "comfy.sd.load_diffusion_model": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.sd.load_clip": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.memory_management.aimdo_enabled": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.model_management.text_encoder_device": ("Klein9BTextEncode", has("Klein9BTextEncode")),
+    "comfy.sd.CLIP": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.text_encoders.flux.KleinTokenizer8B": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.sd.CLIPType.FLUX2": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.sd.VAE": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.sd.load_vae_patcher": ("Klein9BLoader", has("Klein9BLoader")),
@@ -94,8 +98,8 @@ STEPS_ASIDE = {
 }
 # Text under nodes, which a line in the log stands in for.
 TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
-# Needed only once memory runs out.
-UNUSED = {"comfy.model_management.soft_empty_cache"}
+# Needed only once memory runs out, or with a LoRA on the text encoder.
+UNUSED = {"comfy.model_management.soft_empty_cache", "comfy.weight_adapter.WeightAdapterBase"}
 # Methods of the host's objects, which sources do not tell from anyone's: a few stand for all.
 METHODS = {
     "comfy.ldm.flux.model.Flux.process_img",
@@ -141,11 +145,21 @@ def made_tiny(graph, host):
 
 @pytest.fixture(scope="module")
 def graphs(newer):
-    """The shipped workflows, and Segmind Jobs, which is in none."""
+    """The shipped workflows, and Segmind Jobs and Klein 9B Text Encode, which are in none."""
     shipped = {path.stem: made_tiny(read(twin(path)), newer) for path in WORKFLOWS}
     for remote in nodes_of(shipped[PAID], "SegmindRemote"):
         remote["inputs"]["reuse"] = "always_new"
-    return shipped | {"jobs": {"jobs": node("SegmindJobs", request_id="", limit=5)}}
+    return shipped | {"jobs": {"jobs": node("SegmindJobs", request_id="", limit=5)}, "encode": encoding(newer)}
+
+
+def encoding(host):
+    """A prompt and a negative prompt, encoded; no picture."""
+    both = {"positive": ["prompt", 0], "negative": ["prompt", 1]}
+    graph = klein([])
+    graph["prompt"] = node("Klein9BTextEncode", clip=["load", 1], prompt="fox", negative_prompt="x", precision="fp32")
+    graph["references"]["inputs"] |= both
+    probe = node("ProbeLatent", latent=["references", 2], path=str(host.base / "latent.pt"))
+    return {name: graph[name] for name in ("load", "prompt", "references")} | {"probe": probe}
 
 
 def run_all(host, graphs, names):

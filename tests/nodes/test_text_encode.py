@@ -75,13 +75,20 @@ def lazy(encoder, model=DISTILLED, chosen="auto"):
 
     models = encoder.parents[1]
     files = check_set(models / "diffusion_models" / model, encoder, models / "vae" / "flux2-vae.safetensors")
-    return lazy_clip(str(encoder), [], LoadedKlein(files, decide_variant(files.diffusion_model.variant, chosen)))
+    loaded = LoadedKlein(files, decide_variant(files.diffusion_model.variant, chosen))
+    return unpadded(lazy_clip(str(encoder), [], loaded))
+
+
+def unpadded(clip):
+    """Without the padding to 512 tokens, which takes a processor's time and changes nothing here."""
+    clip.set_tokenizer_option("qwen3_8b_min_length", 1)
+    return clip
 
 
 def stock_clip(path):
     import comfy.sd
 
-    return comfy.sd.load_clip([str(path)], embedding_directory=[], clip_type=comfy.sd.CLIPType.FLUX2)
+    return unpadded(comfy.sd.load_clip([str(path)], embedding_directory=[], clip_type=comfy.sd.CLIPType.FLUX2))
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +224,7 @@ class TestLength:
 
     @pytest.mark.peer
     @pytest.mark.parametrize("text", ["", TEXT, "a fox " * 400, "\u96ea\u306e\u72d0 \U0001f98a", " (fox:1.2)\n\n x"])
-    def test_the_tokens_are_diffusers_own(self, stock, checkout, text):
+    def test_the_tokens_are_diffusers_own(self, stock, checkout, monkeypatch, text):
         """Its chat template, its truncation, its padding."""
         from host.launch import cope_with_cpu_wheels
 
@@ -241,6 +248,7 @@ class TestLength:
 
         with pytest.raises(Stop):
             Flux2KleinPipeline._get_qwen3_prompt_embeds(Encoder(), chat_tokenizer(checkout), text)
+        monkeypatch.setattr(stock, "tokenizer_options", {})
         ours, _ = klein_tokens(stock, text)
         assert [one for one, _ in ours["qwen3_8b"][0]] == seen["ids"]
 
@@ -284,7 +292,7 @@ class TestPrecision:
             again = encode(clip, TEXT, precision=precision)[0]
             assert same(first, again) and again[0][0].dtype == torch.float32
             sizes.append(sum(path.stat().st_size for path in prompts_folder.iterdir()) - sum(sizes))
-        assert 0.49 < sizes[1] / sizes[0] < 0.52
+        assert 0.4 < sizes[1] / sizes[0] < 0.6
 
 
 def qwen3_states(weights, tokens, dtype):
@@ -394,7 +402,7 @@ class TestKept:
         assert key.outlives_process and prompt_key(lazy(encoder), TEXT, Precision.FP32) == key
         other_layer, other_tokens = clip.clone(), clip.clone()
         other_layer.clip_layer(-2)
-        other_tokens.set_tokenizer_option("qwen3_8b_min_length", 1)
+        other_tokens.set_tokenizer_option("qwen3_8b_min_length", 2)
         others = [
             prompt_key(clip, TEXT + " ", Precision.FP32),
             prompt_key(clip, TEXT, Precision.BF16),
