@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,35 +99,17 @@ def check_set(diffusion_model: _PathLike, text_encoder: _PathLike, vae: _PathLik
     Raises WrongFile, one sentence naming the first file that is not right, what it is, what its input needs,
     and where the right one is.
     """
-    return KleinFiles(check_diffusion_model(diffusion_model), check_text_encoder(text_encoder), check_vae(vae))
-
-
-def check_diffusion_model(path: _PathLike) -> DiffusionModel:
-    """As `check_set`, of one file."""
-    with _in_place(_MODEL, Path(path)):
-        return _check_model(inspect_diffusion_model(path))
-
-
-def check_text_encoder(path: _PathLike) -> TextEncoder:
-    """As `check_set`, of one file."""
-    with _in_place(_ENCODER, Path(path)):
-        return _check_encoder(inspect_text_encoder(path))
-
-
-def check_vae(path: _PathLike) -> Vae:
-    """As `check_set`, of one file."""
-    with _in_place(_VAE, Path(path)):
-        return _check_vae(inspect_vae(path))
-
-
-@contextmanager
-def _in_place(slot: _Slot, path: Path) -> Iterator[None]:
-    part = shard(path)
-    if part:
-        raise _wrong(slot, path, f"is part {part[0]} of {part[1]} of a split download", "in one file")
+    paths = {_MODEL: Path(diffusion_model), _ENCODER: Path(text_encoder), _VAE: Path(vae)}
+    for slot, path in paths.items():
+        part = shard(path)
+        if part:
+            raise _wrong(slot, path, f"is part {part[0]} of {part[1]} of a split download", "in one file")
     try:
-        yield
+        model = _check_model(inspect_diffusion_model(diffusion_model))
+        encoder = _check_encoder(inspect_text_encoder(text_encoder))
+        return KleinFiles(model, encoder, _check_vae(inspect_vae(vae)))
     except UnreadableFile as error:
+        slot = next(slot for slot, path in paths.items() if path == error.path)
         raise _wrong(slot, error.path, error.found) from error
 
 

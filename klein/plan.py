@@ -1,260 +1,270 @@
-"""Whether Klein fits a card: what each phase of a run holds, what streams, and the cheapest change that helps.
+"""What fills the card while Klein runs: a plan from files, a job and a card, in numbers and in words.
 
-Computed from the files' headers, or the official files' known sizes, and the bytes of klein.vram. ComfyUI runs the
-phases one behind the other and keeps in VRAM what it has room for.
+Bytes of the parts are `vram`'s, what ComfyUI keeps of the model is `residency`'s. GB are 10^9 bytes, as files and
+cards are sold; a card of 12 GB has 12 GiB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from .framing import MEGAPIXEL, Size
 from .kv_store import Storage
+from .official_files import GB, MODELS, EncoderFile, ModelFile, VaeFile, model_file, twins
+from .residency import Card, Kept, classic, dynamic
 from .vram import (
-    ITEM,
-    KLEIN_9B,
-    Dims,
     Job,
     activation_bytes,
     cache_bytes,
     host_estimate,
+    host_vae_decode,
+    host_vae_encode,
     vae_decode_bytes,
     vae_encode_bytes,
 )
 
-GIB = 2**30
-VRAM, RAM = "VRAM", "RAM"
-PCIE = 22e9  # bytes a second from pinned RAM over PCIe 4.0 x16; half of it over x8
-_FLOATS = ("bf16", "fp16", "fp32")
-_STAGES = 2  # one layer lies in VRAM while the next is copied
-_TILE = Size(512, 512)  # what the VAE does at once when it works in tiles
-_INFERENCE = int(0.8 * GIB)  # ComfyUI's least for any evaluation
-_ENCODING = int(0.4 * GIB)  # a prompt's activations and one matrix of the encoder in float32
+PCIE = 25 * GB  # a second: PCIe 4.0 x16 from pinned RAM
+NOT_MEASURED = "Seconds: not measured on this card."
 
 
 @dataclass(frozen=True)
-class WeightsFile:
-    """One file of the set.
+class Files:
+    """The three files of Klein 9B."""
 
-    Attributes:
-        name: as the person knows it.
-        kept: bytes the host holds of it while it works.
-        format: of its matrices, as klein.weight_format names them.
-        to_download: its size where it is not on this machine, else 0.
-    """
-
-    name: str
-    kept: int
-    format: str
-    to_download: int = 0
-
-    @property
-    def largest_step(self) -> int:
-        """Bytes that go through VRAM for one layer: copies under way, and the matrix cast where it is quantised."""
-        return 0 if self.format in _FLOATS else KLEIN_9B.largest_matrix * ITEM
-
-
-@dataclass(frozen=True)
-class ModelSet:
-    """The three files, and what of their shapes counts."""
-
-    diffusion_model: WeightsFile
-    text_encoder: WeightsFile
-    vae: WeightsFile
-    dims: Dims = KLEIN_9B
-    decoder: int = 128
-
-
-@dataclass(frozen=True)
-class Card:
-    """What there is to put it on, in bytes.
-
-    Attributes:
-        total: the card's VRAM.
-        usable: what of it ComfyUI can have when nothing of its own is loaded, its reserve left out; never below 0.
-        ram: of the machine.
-        on_demand: weights are fetched as they are needed (dynamic VRAM), so that all that is free is used. Otherwise
-            ComfyUI sets its own estimate aside before it loads.
-        memory: what it is called; RAM where there is no card.
-    """
-
-    total: int
-    usable: int
-    ram: int
-    on_demand: bool = True
-    memory: str = VRAM
-
-
-def named_card(gib: float, ram_gib: float) -> Card:
-    """A card by its size: a desktop and the driver take some of it, ComfyUI keeps 0.4 GiB free."""
-    taken = 1.1 * GIB
-    return Card(int(gib * GIB), max(0, int(gib * GIB - taken)), int(ram_gib * GIB))
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What lies in VRAM at one point of a run.
-
-    Attributes:
-        parts: name and bytes.
-        streamed: bytes of weights and cache that found no room and come over PCIe whenever they are needed.
-        short: bytes it lacks even so; more than 0 cannot run.
-        note: what the person should know of it.
-    """
-
-    name: str
-    parts: tuple[tuple[str, int], ...]
-    streamed: int = 0
-    short: int = 0
-    note: str = ""
-
-    @property
-    def held(self) -> int:
-        return sum(nbytes for _, nbytes in self.parts)
+    model: ModelFile
+    encoder: EncoderFile
+    vae: VaeFile
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run on a card."""
+    """What one job takes on one card."""
 
-    models: ModelSet
+    files: Files
     job: Job
     card: Card
-    phases: tuple[Phase, ...]
+
+    @cached_property
+    def side_by_side(self) -> bool:
+        """Whether ComfyUI evaluates prompt and negative at once: where 1.5 times its estimate is still free."""
+        left = self.card.free - self._kept(replace(self.job, guided=False)).resident
+        return self.job.guided and 1.5 * host_estimate(self.files.model.dims, self.job, prompts=2) < left
+
+    @cached_property
+    def evaluated(self) -> Job:
+        """The job as it is evaluated: one prompt after the other where there is no room for both."""
+        return replace(self.job, guided=self.side_by_side)
+
+    @cached_property
+    def activations(self) -> int:
+        return activation_bytes(self.files.model.dims, self.evaluated)
+
+    @cached_property
+    def estimate(self) -> int:
+        """What ComfyUI sets aside for them."""
+        return host_estimate(self.files.model.dims, self.job)
+
+    @cached_property
+    def cache(self) -> int:
+        return cache_bytes(self.files.model.dims, self.job)
+
+    @cached_property
+    def cache_on_card(self) -> int:
+        """The references are loaded before the model, as far as its estimate leaves room."""
+        if self.card.is_processor:
+            return self.cache
+        aside = max(self.card.least_inference, self.estimate + self.card.reserved)
+        return int(max(0, min(self.cache, self.card.free - aside)))
+
+    @cached_property
+    def kept(self) -> Kept:
+        return self._kept(self.evaluated)
+
+    def _kept(self, job: Job) -> Kept:
+        model = self.files.model
+        if self.card.is_processor:
+            return Kept(model.nbytes)
+        if self.card.dynamic:
+            return dynamic(model.modules, self.card, activation_bytes(model.dims, job) + self.cache_on_card)
+        return classic(model.modules, self.card, self.estimate, self.cache_on_card)
+
+    @cached_property
+    def streamed(self) -> int:
+        """Bytes of weights and of cached references that come to the card in every evaluation of the model."""
+        return self.files.model.nbytes - self.kept.resident + self.cache - self.cache_on_card
+
+    @cached_property
+    def in_use(self) -> int:
+        """On the card while sampling, at the most."""
+        bringing = min(self.kept.buffer, self.card.streams * self.files.model.largest)
+        return self.kept.resident + self.cache_on_card + self.activations + bringing
+
+    @cached_property
+    def least(self) -> int:
+        """What the card must have if nothing stays on it: activations or the largest layer beside its input."""
+        return self.activations + self.files.model.largest
 
     @property
-    def sampling(self) -> Phase:
-        return next(phase for phase in self.phases if phase.name == "sampling")
+    def encode(self) -> int:
+        """The VAE's work on the largest reference."""
+        return max((vae_encode_bytes(size) for size in self.job.references), default=0)
 
     @property
-    def fits(self) -> bool:
-        return not any(phase.short for phase in self.phases)
+    def decode(self) -> int:
+        return self.job.batch * vae_decode_bytes(self.job.size, decoder=self.files.vae.decoder)
 
     @property
-    def resident(self) -> bool:
-        """Nothing streams while it samples, not even from the references' cache."""
-        return self.fits and not self.sampling.streamed
+    def evicted(self) -> int:
+        """Of the model, when ComfyUI makes room for the VAE by its own estimate."""
+        references = (host_vae_encode(size) for size in self.job.references)
+        wanted = max(host_vae_decode(self.job.size), *references, 0) + 1.1 * self.files.vae.nbytes + self.card.reserved
+        return (
+            0
+            if self.card.dynamic or self.card.is_processor
+            else max(0, int(wanted - (self.card.free - self.kept.resident)))
+        )
+
+    @property
+    def weights(self) -> int:
+        """Of all three files, in RAM where they are not on the card."""
+        return self.files.model.nbytes + self.files.encoder.nbytes + self.files.vae.nbytes
+
+    @property
+    def ram(self) -> int:
+        """Needed of RAM: what leaves the card, and everything where there is none."""
+        if self.card.is_processor:
+            return self.weights + self.activations + self.cache
+        staying = self.kept.resident + (self.files.encoder.nbytes if self.encoder_stays else 0)
+        return self.weights - staying + self.cache - self.cache_on_card
 
     @property
     def encoder_stays(self) -> bool:
-        """The text encoder lies beside the diffusion model, so that a new prompt moves nothing."""
-        return self.resident and self.sampling.held + self.models.text_encoder.kept <= self.card.usable
+        """Whether the text encoder may stay on the card while the model is there."""
+        aside = max(self.card.least_inference, self.estimate + self.card.reserved)
+        model = 1.1 * (self.files.model.nbytes + self.cache)
+        return self.card.is_processor or self.card.free - self.files.encoder.nbytes >= model + aside
+
+    @property
+    def fits(self) -> bool:
+        """Whether it runs at all."""
+        return self.ram <= self.card.ram if self.card.is_processor else self.least <= self.card.free
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it runs and nothing streams."""
+        return self.fits and self.streamed == 0
 
 
-def make_plan(models: ModelSet, job: Job, card: Card) -> Plan:
-    phases = [_encoding(models, card)]
-    if job.references:
-        phases.append(_encoding_images(models, job, card))
-    phases += [_sampling(models, job, card), _decoding(models, job, card)]
-    return Plan(models, job, card, tuple(phases))
+def verdict(plan: Plan) -> str:
+    """One sentence or two: does it run, what does it cost, and the cheapest change that helps."""
+    if not plan.files.model.modules:
+        return "The plan is without the diffusion model, whose size is not known."
+    if plan.is_whole and plan.card.is_processor:
+        return f"It fits the RAM: {gb(plan.ram)} of {gb(plan.card.ram)}."
+    if plan.is_whole:
+        return f"It fits: the whole model stays in VRAM, {gb(plan.in_use)} of {gb(plan.card.free)} at most."
+    if plan.card.is_processor:
+        return f"It does not fit the RAM: {gb(plan.ram)} needed, {gb(plan.card.ram)} free.{_advice(plan)}"
+    if not plan.fits:
+        there = f"{gb(plan.least)} needed, {gb(plan.card.free)} there"
+        return f"It does not fit, even with every weight streamed: {there}.{_advice(plan)}"
+    return f"It runs, and {gb(plan.streamed)} come to the card in every step.{_advice(plan)}"
 
 
-def _encoding(models: ModelSet, card: Card) -> Phase:
-    weights = models.text_encoder.kept
-    kept = max(0, min(weights, card.usable - _ENCODING))
-    parts = (("text encoder", kept), ("activations", _ENCODING))
-    note = "a prompt encoded before needs none of this"
-    return Phase("prompt", parts, weights - kept, max(0, _ENCODING - card.usable), note)
+def _advice(plan: Plan) -> str:
+    """The first change that makes all of it stay, else the one that leaves the least to stream."""
+    changes = list(_changes(plan))
+    whole = next((change for change in changes if change[1].is_whole), None)
+    if whole:
+        return f" {whole[0]}: everything resident."
+    runs = [change for change in changes if change[1].fits]
+    if not runs:
+        return ""
+    words, best = min(runs, key=lambda change: change[1].streamed)
+    if best.card.is_processor:
+        return f" {words}: {gb(best.ram)}."
+    better = not plan.fits or best.streamed < 0.9 * plan.streamed
+    return f" {words}: {gb(best.streamed)} a step." if better else ""
 
 
-def _encoding_images(models: ModelSet, job: Job, card: Card) -> Phase:
-    largest = max(job.references, key=lambda size: size.area)
-    return _vae_phase("images", models, vae_encode_bytes(largest), vae_encode_bytes(_TILE), card)
+def _changes(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """What a person can change, the cheapest first, in words that a colon may follow."""
+    job = plan.job
+    if job.cached:
+        for storage in (Storage.INT8, Storage.INT4):
+            smaller = replace(plan, job=replace(job, cache=storage))
+            if smaller.cache < plan.cache:
+                count = f"{len(job.references)} reference{'s' * (len(job.references) > 1)}"
+                yield f"{count} keep {gb(plan.cache)}, {storage.value} {gb(smaller.cache)}", smaller
+    for name in twins(plan.files.model.name):
+        smaller = replace(plan, files=replace(plan.files, model=model_file(name, None)))
+        yield f"{name} ({MODELS[name]:.2f} GB)", smaller
+    if len(job.references) > 1:
+        yield "One reference instead", replace(plan, job=replace(job, references=job.references[:1]))
 
 
-def _decoding(models: ModelSet, job: Job, card: Card) -> Phase:
-    whole, tile = (vae_decode_bytes(size, decoder=models.decoder) for size in (job.size, _TILE))
-    return _vae_phase("picture", models, whole, tile, card)
+def report(plan: Plan) -> str:
+    """The verdict, then a line a part, then what is odd about a file."""
+    files = plan.files
+    lines = [verdict(plan), "", *_model_lines(plan), *_encoder_lines(plan), *_vae_lines(plan), *_card_lines(plan)]
+    notes = [note for note in (files.model.note, files.encoder.note, files.vae.note) if note]
+    return "\n".join([*lines, *_downloads(files), NOT_MEASURED, *notes])
 
 
-def _vae_phase(name: str, models: ModelSet, whole: int, tile: int, card: Card) -> Phase:
-    """As one where there is room, else in tiles."""
-    room = card.usable - models.vae.kept
-    in_tiles = whole > max(room, tile)
-    working = tile if in_tiles else whole
-    parts = (("VAE", models.vae.kept), ("activations", working))
-    return Phase(name, parts, short=max(0, working - room), note="in tiles" if in_tiles else "")
+def _model_lines(plan: Plan) -> Iterator[str]:
+    model, kept = plan.files.model, plan.kept
+    if not model.modules:
+        return
+    stays = "all in RAM" if plan.card.is_processor else f"{gb(kept.resident)} stay in VRAM"
+    yield f"Diffusion model: {gb(model.nbytes)}, {stays}"
+    if plan.streamed:
+        seconds = plan.streamed / PCIE
+        yield (
+            f"Streamed each step: {gb(plan.streamed)}, {seconds:.2f} s at 25 GB/s (PCIe 4.0 x16, twice that at x8), "
+            "hidden where a step takes longer"
+        )
+    aside = "" if plan.card.is_processor or plan.card.dynamic else f"; ComfyUI sets {gb(plan.estimate)} aside"
+    together = " (prompt and negative at once)" if plan.side_by_side else ""
+    yield f"Activations: {gb(plan.activations)}{together}{aside}"
+    if plan.cache:
+        where = "" if plan.card.is_processor else f", {gb(plan.cache_on_card)} in VRAM"
+        yield f"Reference cache: {gb(plan.cache)} ({plan.job.cache.value if plan.job.cache else ''}){where}"
 
 
-def _sampling(models: ModelSet, job: Job, card: Card) -> Phase:
-    """What is at work comes first, then what streaming takes, the references' cache, and the weights."""
-    model, cache = models.diffusion_model, cache_bytes(models.dims, job)
-    needed = activation_bytes(models.dims, job) + model.largest_step
-    aside = needed if card.on_demand else max(needed, _INFERENCE, host_estimate(models.dims, job))
-    transit, kept, cache_here = _placed(model, cache, cache // models.dims.blocks, card.usable - aside)
-    parts = (
-        ("diffusion model", kept),
-        ("in transit", transit),
-        ("references' cache", cache_here),
-        ("activations", needed),
-    )
-    streamed = model.kept - kept + cache - cache_here
-    set_aside = f"ComfyUI sets {aside / GIB:.1f} GiB aside" if streamed and aside > needed else ""
-    return Phase("sampling", parts, streamed, max(0, needed + transit - card.usable), set_aside)
+def _encoder_lines(plan: Plan) -> Iterator[str]:
+    if not plan.files.encoder.nbytes:
+        return
+    where = "stays in VRAM" if plan.encoder_stays else "makes way for the model"
+    after = "" if plan.card.is_processor else f"; runs first, then {where}"
+    yield f"Text encoder: {gb(plan.files.encoder.nbytes)} (27 of 36 layers){after}"
 
 
-def _placed(model: WeightsFile, cache: int, cache_layer: int, room: int) -> tuple[int, int, int]:
-    """Bytes in transit, and what stays of the model and of the cache."""
-    if model.kept + cache <= room:
-        return 0, model.kept, cache
-    transit = _STAGES * _layer(model)
-    if cache > room - transit:
-        transit += _STAGES * cache_layer
-        return transit, 0, max(0, min(cache, room - transit))
-    return transit, room - transit - cache, cache
+def _vae_lines(plan: Plan) -> Iterator[str]:
+    if not plan.files.vae.nbytes:
+        return
+    encode = f"{gb(plan.encode)} to encode, " if plan.encode else ""
+    moved = f"; ComfyUI moves {gb(plan.evicted)} of the model out for it" if plan.evicted and plan.streamed == 0 else ""
+    yield f"VAE: {gb(plan.files.vae.nbytes)}, {encode}{gb(plan.decode)} to decode{moved}"
 
 
-def _layer(model: WeightsFile) -> int:
-    """The largest matrix as it is stored."""
-    return KLEIN_9B.largest_matrix * model.kept // 9_078_581_248
+def _card_lines(plan: Plan) -> Iterator[str]:
+    card = plan.card
+    if card.is_processor:
+        yield f"No graphics card: all of it is in RAM, {gb(plan.ram)} of {gb(card.ram)}"
+        return
+    kind = "dynamic VRAM: a weight comes when it is used and stays while there is room" if card.dynamic else "classic"
+    yield f"{card.name or 'Card'}: {gb(card.free)} for models, {gb(card.reserved)} kept for other programs ({kind})"
+    short = "" if plan.ram <= card.ram else ", more than there is: weights are read from disk again"
+    yield f"RAM for what is not in VRAM: {gb(plan.ram)} of {gb(card.ram)}{short}"
 
 
-@dataclass(frozen=True)
-class Change:
-    """One thing a person could change, as a clause, and what the run would then be."""
-
-    what: str
-    plan: Plan
-
-
-def cheapest_change(plan: Plan, smaller: tuple[WeightsFile, ...]) -> Change | None:
-    """The first change that keeps everything in VRAM, else the one that streams least; None where none helps.
-
-    Args:
-        smaller: other files of the same model, largest first.
-    """
-    changes = [change for change in _changes(plan, smaller) if _better(change.plan, plan)]
-    whole = next((change for change in changes if change.plan.resident), None)
-    return whole or min(changes, key=lambda change: _cost(change.plan), default=None)
+def _downloads(files: Files) -> Iterator[str]:
+    missing = [file for file in (files.model, files.encoder, files.vae) if file.to_download]
+    if missing:
+        each = ", ".join(f"{file.name.removesuffix('.safetensors')} {gb(file.to_download)}" for file in missing)
+        yield f"To download: {gb(sum(file.to_download for file in missing))} ({each})"
 
 
-def _cost(plan: Plan) -> tuple[int, int]:
-    return sum(phase.short for phase in plan.phases), plan.sampling.streamed
-
-
-def _better(one: Plan, other: Plan) -> bool:
-    return _cost(one) < _cost(other)
-
-
-def _changes(plan: Plan, smaller: tuple[WeightsFile, ...]) -> Iterator[Change]:
-    """From what costs nothing to what costs most."""
-    models, job, card = plan.models, plan.job, plan.card
-    if job.cached and job.cache is Storage.MODEL:
-        less = replace(job, cache=Storage.INT8)
-        yield Change("int8 for the references' cache (half of it)", make_plan(models, less, card))
-    for file in smaller:
-        fewer = replace(models, diffusion_model=file)
-        yield Change(f"{file.name} instead of {models.diffusion_model.name}", make_plan(fewer, job, card))
-    if job.batch > 1:
-        yield Change(f"batch 1 instead of {job.batch}", make_plan(models, replace(job, batch=1), card))
-    if any(one.area > MEGAPIXEL // 2 for one in job.references):
-        half = tuple(_halved(one) for one in job.references)
-        yield Change("references of half the area", make_plan(models, replace(job, references=half), card))
-    if job.size.area > MEGAPIXEL // 2:
-        smallest = replace(job, size=_halved(job.size))
-        yield Change("a picture of half the area", make_plan(models, smallest, card))
-
-
-def _halved(size: Size) -> Size:
-    return Size(int(size.width / 2**0.5) // 16 * 16, int(size.height / 2**0.5) // 16 * 16)
+def gb(count: float) -> str:
+    return f"{count / GB:.1f} GB" if count >= 0.05 * GB else f"{count / 1e6:.0f} MB"

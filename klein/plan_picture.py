@@ -1,132 +1,137 @@
-"""A memory plan at a glance: one bar a phase, against the card's VRAM."""
+"""A plan as bars: what fills the card in each phase, against what it has."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .plan import GIB, VRAM, Phase, Plan
+from .plan import Plan, gb
+from .residency import GIB
 
-WIDTH = 720
-_MARGIN, _LABEL, _BAR, _GAP, _HEAD, _LEGEND = 28, 112, 42, 18, 118, 80
-_BACKGROUND, _INK, _FAINT, _TRACK = "#1d1f24", "#f0f1f3", "#9aa0aa", "#2b2e36"
-_COLOURS = {
-    "text encoder": "#c98bdb",
-    "VAE": "#6fc3a8",
-    "diffusion model": "#5b9bd5",
-    "in transit": "#8796a5",
-    "references' cache": "#e8b04b",
-    "activations": "#e2725b",
-}
-_STREAMED = "streamed"
+WIDTH = 960
+_MARGIN, _LABEL, _BAR, _GAP = 32, 192, 62, 24
+_TITLE, _TEXT, _SMALL = 50, 38, 34
+_PAPER, _INK, _FAINT = "#1f232b", "#f2f4f8", "#98a2b3"
+_MODEL, _CACHE, _WORK, _WORDS, _VAE = "#5b9cf5", "#b48cf2", "#f4a259", "#52c0a8", "#e77fa3"
+_GOOD, _SLOW, _BAD = "#3fb27f", "#e0a030", "#e05d5d"
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """From bytes to pixels along the bars."""
+class _Part:
+    """A piece of a bar; outside: it is not on the card and comes there when needed."""
 
-    largest: int
-
-    def x(self, nbytes: float) -> float:
-        return _MARGIN + _LABEL + nbytes / self.largest * (WIDTH - 2 * _MARGIN - _LABEL)
-
-
-def plan_picture(plan: Plan, subtitle: str) -> np.ndarray:
-    """(height, 720, 3) float32 in [0, 1]; `subtitle` stands under its title, cut where it is too long."""
-    height = _HEAD + len(plan.phases) * (_BAR + _GAP) + _LEGEND
-    image = Image.new("RGB", (WIDTH, height), _BACKGROUND)
-    draw = ImageDraw.Draw(image)
-    ends = (max(phase.held, plan.card.usable) + phase.streamed for phase in plan.phases)
-    scale = _Scale(max(plan.card.total, *ends))
-    _head(draw, plan, subtitle)
-    for row, phase in enumerate(plan.phases):
-        _bar(draw, phase, scale, _HEAD + row * (_BAR + _GAP), plan.card.usable)
-    _limit(draw, scale, plan, height - _LEGEND)
-    _legend(draw, plan, height - _LEGEND + 22)
-    return np.asarray(image, dtype=np.float32) / 255
+    name: str
+    nbytes: int
+    colour: str
+    outside: bool = False
 
 
-def _head(draw: ImageDraw.ImageDraw, plan: Plan, subtitle: str) -> None:
-    draw.text((_MARGIN, 20), _title(plan), fill=_INK, font=_font(24))
-    shown = _cut(draw, subtitle.replace(".safetensors", ""), _font(16))
-    draw.text((_MARGIN, 54), shown, fill=_FAINT, font=_font(16))
+def draw_plan(plan: Plan) -> Image.Image:
+    """RGB, WIDTH wide, as high as it needs."""
+    bars = _bars(plan)
+    legend = _legend(bars)
+    top = _MARGIN + _TITLE + 84
+    bottom = top + len(bars) * (_BAR + _GAP)
+    height = bottom + 16 + (len(legend) + 1) // 2 * 48 + _MARGIN
+    picture = Image.new("RGB", (WIDTH, height), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    _draw_title(draw, plan)
+    room = plan.card.ram if plan.card.is_processor else plan.card.free
+    scale = (WIDTH - 2 * _MARGIN - _LABEL) / max(room * 1.04, *(sum(part.nbytes for part in bar) for _, bar in bars), 1)
+    for place, (label, bar) in enumerate(bars):
+        _draw_bar(draw, label, bar, top + place * (_BAR + _GAP), scale)
+    _draw_room(draw, room, scale, top, bottom - _GAP, "RAM" if plan.card.is_processor else "VRAM")
+    _draw_legend(draw, legend, bottom + 16)
+    return picture
 
 
-def _title(plan: Plan) -> str:
+def _bars(plan: Plan) -> list[tuple[str, list[_Part]]]:
+    files, kept = plan.files, plan.kept.resident
+    sampling = [
+        _Part("model", kept, _MODEL),
+        _Part("reference cache", plan.cache_on_card, _CACHE),
+        _Part("activations", plan.activations, _WORK),
+        _Part("model, streamed", files.model.nbytes - kept, _MODEL, outside=True),
+        _Part("cache, streamed", plan.cache - plan.cache_on_card, _CACHE, outside=True),
+    ]
+    stays = max(0, kept - plan.evicted)
+    decoding = [_Part("model", stays, _MODEL), _Part("VAE at work", files.vae.nbytes + plan.decode, _VAE)]
+    bars = [("Prompt", [_Part("text encoder", files.encoder.nbytes, _WORDS)]), ("Sampling", sampling)]
+    bars.append(("Decoding", decoding))
+    return [(label, [part for part in bar if part.nbytes]) for label, bar in bars]
+
+
+def _legend(bars: Sequence[tuple[str, Sequence[_Part]]]) -> list[_Part]:
+    """Each name once, where it is largest."""
+    largest: dict[str, _Part] = {}
+    for part in (part for _, bar in bars for part in bar):
+        if part.name not in largest or largest[part.name].nbytes < part.nbytes:
+            largest[part.name] = part
+    return list(largest.values())
+
+
+def _draw_title(draw: ImageDraw.ImageDraw, plan: Plan) -> None:
+    words, colour = _word(plan)
+    draw.rounded_rectangle((_MARGIN, _MARGIN, _MARGIN + 18, _MARGIN + _TITLE), 9, fill=colour)
+    draw.text((_MARGIN + 36, _MARGIN - 4), words, font=_font(_TITLE), fill=_INK)
+
+
+def _word(plan: Plan) -> tuple[str, str]:
+    if not plan.files.model.modules:
+        return "Size of the model unknown", _SLOW
     if not plan.fits:
-        return "Does not fit"
-    if plan.resident:
-        return "Everything stays on the card" if plan.card.memory == VRAM else "Everything stays in RAM"
-    return f"Streams {plan.sampling.streamed / GIB:.1f} GiB a step"
+        return "Does not fit", _BAD
+    if plan.is_whole:
+        return "Fits", _GOOD
+    return f"Runs, {gb(plan.streamed)} streamed each step", _SLOW
 
 
-def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """What of it fits between the margins."""
-    if draw.textlength(text, font=font) <= WIDTH - 2 * _MARGIN:
-        return text
-    while draw.textlength(text + "...", font=font) > WIDTH - 2 * _MARGIN:
-        text = text[:-1]
-    return text + "..."
+def _draw_bar(draw: ImageDraw.ImageDraw, label: str, bar: Sequence[_Part], top: int, scale: float) -> None:
+    draw.text((_MARGIN, top + _BAR / 2), label, font=_font(_TEXT), fill=_INK, anchor="lm")
+    left = float(_MARGIN + _LABEL)
+    for part in bar:
+        right = left + part.nbytes * scale
+        box = (left, top, max(left + 1, right - 2), top + _BAR)
+        if part.outside:
+            _draw_outlined(draw, box, part.colour)
+        else:
+            draw.rectangle(box, fill=part.colour)
+        words, font = gb(part.nbytes), _font(_SMALL)
+        if draw.textlength(words, font) + 16 < right - left:
+            ink = _INK if part.outside else _PAPER
+            draw.text(((left + right) / 2, top + _BAR / 2), words, font=font, fill=ink, anchor="mm")
+        left = right
 
 
-def _bar(draw: ImageDraw.ImageDraw, phase: Phase, scale: _Scale, top: int, usable: int) -> None:
-    draw.text((_MARGIN, top + 4), phase.name, fill=_INK, font=_font(17))
-    draw.text((_MARGIN, top + 24), f"{phase.held / GIB:.1f} GiB", fill=_FAINT, font=_font(14))
-    draw.rectangle((scale.x(0), top, scale.x(usable), top + _BAR), fill=_TRACK)
-    at = 0
-    for name, nbytes in phase.parts:
-        _segment(draw, scale, (at, at + nbytes), top, _COLOURS[name])
-        at += nbytes
-    if phase.streamed:
-        start = max(at, usable)
-        _hatched(draw, scale, (start, start + phase.streamed), top)
+def _draw_outlined(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], colour: str) -> None:
+    """An outline: it is not on the card."""
+    left, top, right, bottom = box
+    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=colour, width=4)
 
 
-def _segment(draw: ImageDraw.ImageDraw, scale: _Scale, span: tuple[int, int], top: int, colour: str) -> None:
-    left, right = scale.x(span[0]), scale.x(span[1])
-    if right - left < 1:
-        return
-    draw.rectangle((left, top, right - 1, top + _BAR), fill=colour)
-    text = f"{(span[1] - span[0]) / GIB:.1f}"
-    if draw.textlength(text, font=_font(16)) + 8 < right - left:
-        draw.text(((left + right) / 2, top + _BAR / 2), text, fill=_BACKGROUND, font=_font(16), anchor="mm")
+def _draw_room(draw: ImageDraw.ImageDraw, room: int, scale: float, top: int, bottom: int, name: str) -> None:
+    """A line where the card ends."""
+    x = _MARGIN + _LABEL + room * scale
+    draw.line((x, top - 14, x, bottom + 8), fill=_INK, width=5)
+    words, font = f"{room / GIB:.3g} GiB {name} = {gb(room)}", _font(_SMALL)
+    half = draw.textlength(words, font) / 2
+    centre = min(max(x, _MARGIN + _LABEL + half), WIDTH - _MARGIN - half)
+    draw.text((centre, top - 20), words, font=font, fill=_INK, anchor="ms")
 
 
-def _hatched(draw: ImageDraw.ImageDraw, scale: _Scale, span: tuple[int, int], top: int) -> None:
-    """What has no room on the card."""
-    left, right = round(scale.x(span[0])), round(scale.x(span[1]))
-    for x in range(left - _BAR, right, 9):
-        start, stop = max(x, left), min(x + _BAR, right)
-        if start < stop:
-            draw.line((start, top + _BAR - (start - x), stop, top + _BAR - (stop - x)), fill=_FAINT, width=2)
-    draw.rectangle((left, top, right, top + _BAR), outline=_FAINT)
-
-
-def _limit(draw: ImageDraw.ImageDraw, scale: _Scale, plan: Plan, bottom: int) -> None:
-    """Where the usable part of the card ends."""
-    x = scale.x(plan.card.usable)
-    draw.line((x, _HEAD - 6, x, bottom - _GAP + 6), fill=_INK, width=2)
-    label = f"{plan.card.usable / GIB:.1f} of {plan.card.total / GIB:.0f} GiB"
-    draw.text(
-        (min(x, WIDTH - _MARGIN), _HEAD - 12), label, fill=_INK, font=_font(14), anchor="rs" if x > WIDTH / 2 else "ls"
-    )
-
-
-def _legend(draw: ImageDraw.ImageDraw, plan: Plan, top: int) -> None:
-    shown = {name: _COLOURS[name] for phase in plan.phases for name, nbytes in phase.parts if nbytes}
-    if any(phase.streamed for phase in plan.phases):
-        shown[_STREAMED] = _FAINT
-    x = float(_MARGIN)
-    for name, colour in shown.items():
-        width = 20 + draw.textlength(name, font=_font(14))
-        if x + width > WIDTH - _MARGIN:
-            x, top = float(_MARGIN), top + 24
-        box = (x, top, x + 14, top + 14)
-        draw.rectangle(box, fill=None if name == _STREAMED else colour, outline=colour)
-        draw.text((x + 20, top + 7), name, fill=_INK, font=_font(14), anchor="lm")
-        x += width + 18
+def _draw_legend(draw: ImageDraw.ImageDraw, legend: Sequence[_Part], top: int) -> None:
+    column = (WIDTH - 2 * _MARGIN) // 2
+    for place, part in enumerate(legend):
+        left, y = _MARGIN + place % 2 * column, top + place // 2 * 48
+        box = (left, y + 6, left + 28, y + 34)
+        if part.outside:
+            _draw_outlined(draw, box, part.colour)
+        else:
+            draw.rounded_rectangle(box, 5, fill=part.colour)
+        draw.text((left + 42, y + 20), part.name, font=_font(_SMALL), fill=_FAINT, anchor="lm")
+        draw.text((left + column - 20, y + 20), gb(part.nbytes), font=_font(_SMALL), fill=_INK, anchor="rm")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -8,7 +8,8 @@ megabytes more.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -162,15 +163,92 @@ def vae_decode_bytes(size: Size, *, decoder: int = _VAE_WIDTH) -> int:
     return ITEM * size.area * (5 * decoder + 3 * _PIXELS)
 
 
-def host_estimate(dims: Dims, job: Job) -> int:
-    """What ComfyUI sets aside for one evaluation before it decides how much of the model to load.
+def host_estimate(dims: Dims, job: Job, *, prompts: int = 1) -> int:
+    """What ComfyUI takes one evaluation for, before it decides how much of the model to load.
 
     Its BaseModel.memory_required with Flux2's factor (comfy/model_base.py, comfy/supported_models.py), as its
-    sampler_helpers.estimate_memory asks at least: a batch of one prompt.
+    sampler_helpers.estimate_memory asks at least: of one prompt. The references' cache is unknown to it, and so is how
+    many pictures of the batch have them.
+
+    Args:
+        prompts: evaluated side by side.
     """
     factor = 3.1 * 4 * dims.hidden / 2604
-    area = job.batch * job.picture_tokens + (0 if job.cached else job.reference_tokens)
+    area = prompts * (job.batch * job.picture_tokens + job.reference_tokens)
     return int(area * ITEM * 0.01 * factor * 1024 * 1024)
+
+
+def host_vae_encode(size: Size) -> int:
+    """What ComfyUI sets aside for `vae_encode_bytes` (comfy/sd.py VAE.memory_used_encode)."""
+    return 1767 * size.area * ITEM
+
+
+def host_vae_decode(size: Size) -> int:
+    """What ComfyUI sets aside for `vae_decode_bytes`, whatever the decoder (comfy/sd.py VAE.memory_used_decode)."""
+    return 2178 * tokens(size) * 64 * 4 * ITEM
+
+
+class DoesNotFit(RuntimeError):
+    """No card of this size can run it, however little of the model stays there; the message has the numbers."""
+
+
+def refuse_unfit(dims: Dims, job: Job, room: int, card: str) -> None:
+    """Before anything is loaded. What is certain is counted and nothing else: activations, not one weight.
+
+    Prompt and negative are evaluated in turn where there is no room for both, so a guided job is taken for one that is
+    not; a cached one for the stock path where that takes less, since the cache may step aside.
+
+    Args:
+        room: bytes that may be allocated on the card at all.
+        card: its name.
+
+    Raises:
+        DoesNotFit: the least that one evaluation takes is more.
+    """
+    alone = replace(job, guided=False)
+    stock = forward_bytes(dims, alone)
+    least = min(stock, activation_bytes(dims, alone)) if job.cached else stock
+    if least > room:
+        count = job.text_tokens + job.picture_tokens + job.reference_tokens
+        raise DoesNotFit(
+            f"This cannot run on {card}: one step needs {_gib(least)} beside the model's weights, and there are "
+            f"{_gib(room)} in all. {_what(job)} are {count:,} tokens{_times(job.batch)}. {_smaller(job)}"
+        )
+
+
+def refuse_unfit_references(dims: Dims, references: Sequence[Size], room: int, card: str) -> None:
+    """As `refuse_unfit`, where neither model nor picture are known: what no way of running a block does without.
+
+    That is its input, and the keys and values of all tokens, however the rest is cut to pieces.
+    """
+    count = sum(tokens(size) for size in references)
+    least = _rows(dims, 3 * count)
+    if least > room:
+        raise DoesNotFit(
+            f"{len(references)} references cannot run on {card}: their {count:,} tokens need at least {_gib(least)} at "
+            f"once, beside the model's weights and the picture, and there are {_gib(room)} in all. Connect fewer or "
+            "smaller ones; every frame of a batch is a reference."
+        )
+
+
+def _what(job: Job) -> str:
+    count = len(job.references)
+    references = f" and {count} reference{'s' * (count > 1)}" if count else ""
+    return f"The prompt, the picture of {job.size}{references}"
+
+
+def _times(batch: int) -> str:
+    return f", {batch} times" if batch > 1 else ""
+
+
+def _smaller(job: Job) -> str:
+    wishes = ["a smaller picture"]
+    wishes += ["fewer or smaller references"] * bool(job.references) + ["a smaller batch"] * (job.batch > 1)
+    return f"Choose {' or '.join(wishes)}."
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 def _rows(dims: Dims, count: int) -> int:

@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io
 
 from ..klein.file_set import check_set
 from ..klein.variant import VARIANTS, decide_variant
+from .host.fits import watch
 from .host.lazy_clip import lazy_clip
 from .host.loaded_klein import LoadedKlein
 from .host.newer_host import needs_host
@@ -85,6 +86,7 @@ class Klein9BLoader(io.ComfyNode):
         loaded = LoadedKlein(files, decide_variant(files.diffusion_model.variant, variant))
         model = _load_model(model_path)
         loaded.keep_on(model)
+        watch(model)
         show_text(cls, loaded.summary)
         clip = lazy_clip(encoder_path, folder_paths.get_folder_paths("embeddings"), loaded)
         return io.NodeOutput(model, clip, _load_vae(vae_path))

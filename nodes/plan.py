@@ -1,45 +1,38 @@
-"""Klein 9B Plan: whether the files, the picture and its references fit the card, before anything is loaded."""
+"""Klein 9B Plan: what fits the card, before anything is downloaded or loaded."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..klein.framing import GRID, Size, output_size
+from ..klein.framing import GRID, output_size, snap
 from ..klein.kv_store import Storage
-from ..klein.official_files import DIFFUSION_MODELS, TEXT_ENCODERS, VAES
-from ..klein.plan import GIB, Card, Plan, cheapest_change, make_plan, named_card
-from ..klein.plan_picture import plan_picture
-from ..klein.plan_words import advice, asked, plan_in_words, verdict
-from ..klein.planned_files import planned_set, smaller_files
+from ..klein.official_files import ENCODERS, MODELS, VAES, encoder_file, model_file, official, vae_file
+from ..klein.plan import Files, Plan, report
+from ..klein.plan_picture import draw_plan
+from ..klein.residency import GIB, Card, imagined_card
 from ..klein.vram import Job
 from .host.card import this_card
-from .host.newer_host import needs_host
 from .host.text import show_text
-from .references import MAX_IMAGES
 
-log = logging.getLogger(__name__)
-
-NO_CACHE = "off"
-_FOLDERS = {"diffusion_model": "diffusion_models", "text_encoder": "text_encoders", "vae": "vae"}
-_SIDE = {"default": 1024, "min": 64, "max": 4096, "step": GRID}
-
-
-def _files(folder: str, official: Mapping[str, object]) -> list[str]:
-    """What is installed, and official files that are not."""
-    installed = folder_paths.get_filename_list(folder)
-    here = {Path(name).name for name in installed}
-    return [*installed, *(name for name in official if name not in here)]
+OFF = "off"
+MAX_REFERENCES = 10
+_MODEL_FOLDERS = ("diffusion_models", "unet_gguf")
+_ENCODER_FOLDERS = ("text_encoders", "clip_gguf")
+_VAE_FOLDERS = ("vae",)
+_SIDE: dict[str, Any] = {"default": 1024, "min": 64, "max": 4096, "step": GRID}
+_GIB: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": 1024.0, "step": 0.5}
 
 
 class Klein9BPlan(io.ComfyNode):
-    """A memory plan from file headers, or from the official files' known sizes."""
+    """Says what a job takes of a card, as text and as bars, from the files' headers or their names alone."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -48,86 +41,78 @@ class Klein9BPlan(io.ComfyNode):
             display_name="Klein 9B Plan",
             category="Klein 9B/Loaders",
             description=(
-                "Says whether Klein 9B fits a card, what stays in VRAM, what streams, and the cheapest change that "
-                "helps. Loads nothing: it reads file headers, and knows the official files before you download them."
+                "Says what fits your graphics card, before anything is downloaded or loaded: what stays in VRAM, what "
+                "streams in every step, and the cheapest change that helps. Files that are not installed are there by "
+                "their official names."
             ),
-            search_aliases=["vram", "memory", "out of memory", "oom", "which file", "gpu", "low vram", "fits"],
+            search_aliases=["vram", "memory plan", "will it fit", "out of memory", "oom", "which klein file"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "diffusion_model",
-                    options=_files("diffusion_models", DIFFUSION_MODELS),
-                    tooltip="A file you have, or an official one you could download.",
+                    options=_options(_MODEL_FOLDERS, MODELS),
+                    tooltip="An installed Klein 9B file, or an official one that you think of downloading.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
-                    options=_files("text_encoders", TEXT_ENCODERS),
-                    tooltip="A file you have, or an official one you could download.",
+                    options=_options(_ENCODER_FOLDERS, ENCODERS),
+                    tooltip="An installed Qwen3-8B file, or an official one. Klein needs 27 of its 36 layers.",
                 ),
                 io.Combo.Input(
                     "vae",
-                    options=_files("vae", VAES),
-                    tooltip="A file you have, or an official one you could download.",
+                    options=_options(_VAE_FOLDERS, VAES),
+                    tooltip="An installed FLUX.2 VAE, or an official one. The small decoder takes less to decode.",
                 ),
                 io.Int.Input("width", tooltip="Width of the new picture in pixels.", **_SIDE),
                 io.Int.Input("height", tooltip="Height of the new picture in pixels.", **_SIDE),
-                io.Int.Input("references", default=0, min=0, max=MAX_IMAGES, tooltip="How many reference images."),
+                io.Int.Input(
+                    "references", default=0, min=0, max=MAX_REFERENCES, tooltip="How many reference images are used."
+                ),
                 io.Float.Input(
                     "reference_megapixels",
                     default=1.0,
                     min=0.06,
                     max=4.0,
                     step=0.01,
-                    tooltip="Area of each reference in units of 1024x1024 pixels. Klein 9B References makes several "
-                    "at most 1 each, a single one at most 3.9.",
+                    tooltip="Size of each reference as it is encoded, in units of 1024x1024 pixels. Several references "
+                    "have at most 1 each, a single one at most 4.",
                 ),
                 io.Float.Input(
                     "cfg",
                     default=1.0,
-                    min=1.0,
+                    min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Above 1, as the base model is run, the prompt and the negative are evaluated together, "
-                    "which doubles what is at work.",
+                    tooltip="Above 1 the negative prompt is evaluated too: at once if there is room, else in turn.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Pictures at once."),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many pictures are made at once."),
                 io.Combo.Input(
                     "reference_cache",
-                    options=[NO_CACHE, *(storage.value for storage in Storage)],
-                    default=NO_CACHE,
-                    tooltip="The storage of Klein 9B Reference Cache, off where the graph has none.",
+                    options=[OFF, *(storage.value for storage in Storage)],
+                    default=OFF,
+                    tooltip="How Klein 9B Reference Cache keeps the references, off without it.",
                 ),
                 io.Float.Input(
                     "vram_gib",
-                    default=0.0,
-                    min=0.0,
-                    max=1024.0,
-                    step=1.0,
-                    tooltip="VRAM of the card in GiB: 8, 12, 16, 24. 0 is the card this ComfyUI runs on, as it is now.",
+                    tooltip="Memory of the graphics card in GiB: 12 for a card of 12 GB. 0: this machine's, as it is "
+                    "free now.",
+                    **_GIB,
                 ),
-                io.Float.Input(
-                    "ram_gib",
-                    default=0.0,
-                    min=0.0,
-                    max=4096.0,
-                    step=1.0,
-                    tooltip="RAM of the machine in GiB. 0 is this machine's.",
-                ),
+                io.Float.Input("ram_gib", tooltip="Free RAM in GiB. 0: this machine's, as it is free now.", **_GIB),
             ],
             outputs=[
-                io.String.Output(display_name="plan", tooltip="The plan in words, its verdict first."),
-                io.Image.Output(display_name="picture", tooltip="The plan as bars against the card's VRAM."),
+                io.String.Output(display_name="plan", tooltip="The plan in words; its first line is the verdict."),
+                io.Image.Output(display_name="picture", tooltip="The plan as bars: what fills the card in each phase."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, vram_gib: float, ram_gib: float, **_: object) -> object:
-        """What this machine has free changes, so its plan is made anew in every run."""
-        return (vram_gib, ram_gib) if vram_gib and ram_gib else float("nan")
+    def fingerprint_inputs(cls, vram_gib: float, ram_gib: float, **_: object) -> Any:
+        """What is free now is read anew in every run."""
+        return float("nan") if not (vram_gib and ram_gib) else None
 
     @classmethod
-    @needs_host()
     def execute(
         cls,
         diffusion_model: str,
@@ -143,30 +128,55 @@ class Klein9BPlan(io.ComfyNode):
         vram_gib: float,
         ram_gib: float,
     ) -> io.NodeOutput:
-        names = {"diffusion_model": diffusion_model, "text_encoder": text_encoder, "vae": vae}
-        storage = None if reference_cache == NO_CACHE else Storage(reference_cache)
-        images = (output_size("1:1", reference_megapixels),) * references
-        job = Job(Size(width, height), images, batch_size, cfg > 1, storage)
-        plan = make_plan(planned_set(_paths(names), names), job, _card(vram_gib, ram_gib))
-        return cls._shown(plan)
-
-    @classmethod
-    def _shown(cls, plan: Plan) -> io.NodeOutput:
-        change = cheapest_change(plan, smaller_files(plan.models.diffusion_model.name))
-        text = plan_in_words(plan, change)
-        picture = torch.from_numpy(plan_picture(plan, advice(change) or asked(plan)))[None]
+        files = Files(
+            model_file(diffusion_model, _path(diffusion_model, _MODEL_FOLDERS, MODELS)),
+            encoder_file(text_encoder, _path(text_encoder, _ENCODER_FOLDERS, ENCODERS)),
+            vae_file(vae, _path(vae, _VAE_FOLDERS, VAES)),
+        )
+        sizes = (output_size("1:1", reference_megapixels),) * references
+        cache = None if reference_cache == OFF else Storage(reference_cache)
+        plan = Plan(files, Job(snap(width, height), sizes, batch_size, cfg > 1, cache), _card(vram_gib, ram_gib))
+        text = report(plan)
+        picture = torch.from_numpy(np.asarray(draw_plan(plan), np.float32) / 255)[None]
         show_text(cls, text)
-        log.info("Klein 9B Plan: %s", verdict(plan, change))
-        return io.NodeOutput(text, picture, ui=ui.PreviewImage(picture, cls=cls))
+        return io.NodeOutput(text, picture, ui=ui.PreviewImage(picture))
 
 
-def _paths(names: Mapping[str, str]) -> dict[str, Path | None]:
-    found = {slot: folder_paths.get_full_path(_FOLDERS[slot], name) for slot, name in names.items()}
-    return {slot: Path(path) if path else None for slot, path in found.items()}
+def _options(folders: tuple[str, ...], files: Mapping[str, object]) -> list[str]:
+    """What is installed, then the official files under their plain names."""
+    return list(dict.fromkeys([*_installed(folders), *(f"{name}.safetensors" for name in files)]))
+
+
+def _installed(folders: tuple[str, ...]) -> list[str]:
+    return [name for folder in folders if _is_known(folder) for name in folder_paths.get_filename_list(folder)]
+
+
+def _path(name: str, folders: tuple[str, ...], files: Mapping[str, object]) -> Path | None:
+    """Of an official file also where it lies in a folder of its own."""
+    known = official(name, files)
+    same = [one for one in _installed(folders) if known is not None and official(one, files) == known]
+    names = [name, *same]
+    tried = (folder_paths.get_full_path(folder, one) for one in names for folder in folders if _is_known(folder))
+    found = next((path for path in tried if path), None)
+    return None if found is None else Path(found)
+
+
+def _is_known(folder: str) -> bool:
+    """GGUF loaders bring folders of their own."""
+    return folder in folder_paths.folder_names_and_paths
 
 
 def _card(vram_gib: float, ram_gib: float) -> Card:
-    here = this_card()
+    """This machine's, with the memory that was asked for.
+
+    Raises:
+        ValueError: nobody knows this card's memory, and none was given.
+    """
+    card = this_card()
+    if ram_gib:
+        card = replace(card, ram=int(ram_gib * GIB))
     if vram_gib:
-        return named_card(vram_gib, ram_gib or here.ram / GIB)
-    return replace(here, ram=int(ram_gib * GIB)) if ram_gib else here
+        return imagined_card(vram_gib, card.ram)
+    if card.total is None:
+        raise ValueError(f"ComfyUI does not know how much memory {card.name} has: set vram_gib to it.")
+    return card

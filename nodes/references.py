@@ -20,6 +20,7 @@ from ..klein.framing import (
     snap,
 )
 from ..klein.latent import LATENT_CHANNELS
+from .host.fits import refuse_references
 from .host.frame import FramedImage, FrameSocket
 from .host.newer_host import needs_host
 from .host.pictures import ConnectedImage, frames_in_order
@@ -142,6 +143,7 @@ class Klein9BReferences(io.ComfyNode):
     ) -> io.NodeOutput:
         connected = frames_in_order(images or {})
         framed = _frame_all(connected, Fit(fit))
+        refuse_references([one.placement.grid for one in framed])
         latents, told = _encode_all(vae, connected, framed)
         if negative is None:
             negative = _zeroed(positive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 USUAL_CARD = 16
-RAM = 32
+RAM_GIB = 32
 
 
 def plan_note(inputs: dict, name: str) -> str:
@@ -14,15 +14,11 @@ def plan_note(inputs: dict, name: str) -> str:
     Args:
         name: of the workflow; "... 12 GB" is for a card of 12 GB, one without a card is told for 16.
     """
-    from klein9b.klein.plan import cheapest_change
-    from klein9b.klein.plan_words import plan_in_words
-    from klein9b.klein.planned_files import smaller_files
+    from klein9b.klein.plan import NOT_MEASURED, report
 
-    plan = plan_of(inputs, card_of(name))
-    words = plan_in_words(plan, cheapest_change(plan, smaller_files(inputs["diffusion_model"])))
-    verdict, _, asked, *numbers = words.splitlines()
-    listed = [f"- {line}" for line in numbers if line and not line.startswith("Seconds")]
-    return "\n".join([f"**{verdict}**", "", f"{asked}:", "", *listed])
+    verdict, *numbers = report(plan_of(inputs, card_of(name))).splitlines()
+    listed = [f"- {line}" for line in numbers if line and line != NOT_MEASURED]
+    return "\n".join([f"**{verdict}**", "", f"On {card_of(name)} GiB of VRAM and {RAM_GIB} GiB of RAM:", "", *listed])
 
 
 def card_of(name: str) -> int:
@@ -31,17 +27,24 @@ def card_of(name: str) -> int:
 
 
 def plan_of(inputs: dict, gib: int):
-    from klein9b.klein.framing import MEGAPIXEL, Size
+    from klein9b.klein.framing import Size
     from klein9b.klein.kv_store import Storage
-    from klein9b.klein.plan import make_plan, named_card
-    from klein9b.klein.planned_files import planned_set
+    from klein9b.klein.official_files import encoder_file, model_file, vae_file
+    from klein9b.klein.plan import Files, Plan
+    from klein9b.klein.residency import GIB, imagined_card
     from klein9b.klein.vram import Job
 
-    slots = ("diffusion_model", "text_encoder", "vae")
-    side = int(MEGAPIXEL**0.5)
-    references = (Size(side, side),) * inputs.get("references", 0)
+    files = Files(
+        model_file(inputs["diffusion_model"], None),
+        encoder_file(inputs["text_encoder"], None),
+        vae_file(inputs["vae"], None),
+    )
     cache = inputs.get("reference_cache", "off")
-    size = Size(inputs.get("width", side), inputs.get("height", side))
-    job = Job(size, references, guided=inputs.get("cfg", 1) > 1, cache=None if cache == "off" else Storage(cache))
-    models = planned_set(dict.fromkeys(slots), {slot: inputs[slot] for slot in slots})
-    return make_plan(models, job, named_card(gib, RAM))
+    megapixel = Size(1024, 1024)
+    job = Job(
+        megapixel,
+        (megapixel,) * inputs.get("references", 0),
+        guided=inputs.get("cfg", 1) > 1,
+        cache=None if cache == "off" else Storage(cache),
+    )
+    return Plan(files, job, imagined_card(gib, RAM_GIB * GIB))

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.host
 
 FOLDER = "klein9b"
 NODES = ["Klein9BLoader", "Klein9BReferences", "Klein9BReferenceCache", "Klein9BScheduler", "Klein9BSampler"]
-NODES += ["Klein9BTextEncode", "Klein9BRestore", "SegmindRemote", "SegmindJobs"]
+NODES += ["Klein9BTextEncode", "Klein9BRestore", "Klein9BPlan", "SegmindRemote", "SegmindJobs"]
 KV = "Klein 9B KV edit two images"
 PAID = "Segmind remote edit two images"  # anew each time; the others pick up what is kept
 ASIDE = "Klein 9B Reference Cache steps aside, the stock path runs: "
@@ -38,6 +38,18 @@ def has_no_negative(graph):
     return any("negative" not in one["inputs"] for one in nodes_of(graph, "Klein9BReferences"))
 
 
+def plans(graph):
+    return has("Klein9BPlan")(graph)
+
+
+def loads_or_plans(graph):
+    return has("Klein9BLoader")(graph) or plans(graph)
+
+
+def joins_images_or_plans(graph):
+    return joins_images(graph) or plans(graph)
+
+
 def segmind_is_asked(graph):
     return bool(nodes_of(graph, "SegmindRemote") or nodes_of(graph, "SegmindJobs"))
 
@@ -46,7 +58,7 @@ def segmind_is_asked(graph):
 LOST = {
     "comfy.sd.load_diffusion_model": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.sd.load_clip": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.memory_management.aimdo_enabled": ("Klein9BLoader", has("Klein9BLoader")),
+    "comfy.memory_management.aimdo_enabled": ("Klein9B", loads_or_plans),
     "comfy.model_management.text_encoder_device": ("Klein9BTextEncode", has("Klein9BTextEncode")),
     "comfy.sd.CLIP": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.text_encoders.flux.KleinTokenizer8B": ("Klein9BLoader", has("Klein9BLoader")),
@@ -56,8 +68,17 @@ LOST = {
     "comfy.utils.load_torch_file": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.model_patcher.ModelPatcher.set_attachments": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.model_patcher.ModelPatcher.get_attachment": ("Klein9BReferences", joins_images),
-    "comfy.model_management.extra_reserved_memory": ("Klein9BReferences", joins_images),
-    "comfy.model_management.get_total_memory": ("Klein9BReferences", joins_images),
+    "comfy.model_management.extra_reserved_memory": ("Klein9B", joins_images_or_plans),
+    "comfy.model_management.get_total_memory": ("Klein9B", joins_images_or_plans),
+    "comfy.model_management.MIN_WEIGHT_MEMORY_RATIO": ("Klein9BPlan", plans),
+    "comfy.model_management.NUM_STREAMS": ("Klein9BPlan", plans),
+    "comfy.model_management.current_loaded_models": ("Klein9BPlan", plans),
+    "comfy.model_management.get_free_memory": ("Klein9BPlan", plans),
+    "comfy.model_management.get_torch_device": ("Klein9BPlan", plans),
+    "comfy.model_management.get_torch_device_name": ("Klein9BPlan", plans),
+    "comfy.model_management.is_device_cpu": ("Klein9BPlan", plans),
+    "comfy.model_management.is_device_mps": ("Klein9BPlan", plans),
+    "comfy.model_management.is_directml_enabled": ("Klein9BPlan", plans),
     "comfy.model_management.raise_non_oom": ("Klein9BReferences", joins_images),
     "node_helpers.conditioning_set_values": ("Klein9BReferences", joins_images),
     "nodes.ConditioningZeroOut": ("Klein9BReferences", has_no_negative),
@@ -98,8 +119,15 @@ STEPS_ASIDE = {
 }
 # Text under nodes, which a line in the log stands in for.
 TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
-# Needed only once memory runs out, or with a LoRA on the text encoder.
-UNUSED = {"comfy.model_management.soft_empty_cache", "comfy.weight_adapter.WeightAdapterBase"}
+# Needed only once memory runs out, on a graphics card, or with a LoRA on the text encoder.
+UNUSED = {
+    "comfy.model_management.WINDOWS",
+    "comfy.model_management.is_device_cuda",
+    "comfy.model_management.is_nvidia",
+    "comfy.model_management.is_wsl",
+    "comfy.model_management.soft_empty_cache",
+    "comfy.weight_adapter.WeightAdapterBase",
+}
 # Methods of the host's objects, which sources do not tell from anyone's: a few stand for all.
 METHODS = {
     "comfy.ldm.flux.model.Flux.process_img",
@@ -145,7 +173,7 @@ def made_tiny(graph, host):
 
 @pytest.fixture(scope="module")
 def graphs(newer):
-    """The shipped workflows, and Segmind Jobs and Klein 9B Text Encode, which are in none."""
+    """The shipped workflows, and the nodes that are in none."""
     shipped = {path.stem: made_tiny(read(twin(path)), newer) for path in WORKFLOWS}
     for remote in nodes_of(shipped[PAID], "SegmindRemote"):
         remote["inputs"]["reuse"] = "always_new"
