@@ -53,6 +53,7 @@ _MODEL_FILES = {
     "flux-2-klein-9b-nvfp4": f"{_BFL_PAGE}FLUX.2-klein-9b-nvfp4 {_LICENCE}",
     "flux-2-klein-base-9b": f"{_BFL_PAGE}FLUX.2-klein-base-9B {_LICENCE}",
     "flux-2-klein-base-9b-fp8": f"{_BFL_PAGE}FLUX.2-klein-base-9b-fp8 {_LICENCE}",
+    "flux-2-klein-base-9b-nvfp4": f"{_BFL_PAGE}FLUX.2-klein-base-9b-nvfp4 {_LICENCE}",
     "flux-2-klein-9b-kv": f"{_BFL_PAGE}FLUX.2-klein-9b-kv {_LICENCE}",
     "flux-2-klein-9b-kv-fp8": f"{_BFL_PAGE}FLUX.2-klein-9b-kv-fp8 {_LICENCE}",
 }

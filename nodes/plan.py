@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,10 @@ from ..klein.plan_picture import draw_plan
 from ..klein.residency import GIB, Card, imagined_card
 from ..klein.vram import Job
 from .host.card import this_card
+from .host.newer_host import MissingFromHost
 from .host.text import show_text
+
+log = logging.getLogger(__name__)
 
 OFF = "off"
 MAX_REFERENCES = 10
@@ -128,6 +132,10 @@ class Klein9BPlan(io.ComfyNode):
         vram_gib: float,
         ram_gib: float,
     ) -> io.NodeOutput:
+        try:
+            card = _card(vram_gib, ram_gib)
+        except MissingFromHost as error:
+            return cls._without_plan(str(error))
         files = Files(
             model_file(diffusion_model, _path(diffusion_model, _MODEL_FOLDERS, MODELS)),
             encoder_file(text_encoder, _path(text_encoder, _ENCODER_FOLDERS, ENCODERS)),
@@ -135,11 +143,18 @@ class Klein9BPlan(io.ComfyNode):
         )
         sizes = (output_size("1:1", reference_megapixels),) * references
         cache = None if reference_cache == OFF else Storage(reference_cache)
-        plan = Plan(files, Job(snap(width, height), sizes, batch_size, cfg > 1, cache), _card(vram_gib, ram_gib))
+        plan = Plan(files, Job(snap(width, height), sizes, batch_size, cfg > 1, cache), card)
         text = report(plan)
         picture = torch.from_numpy(np.asarray(draw_plan(plan), np.float32) / 255)[None]
         show_text(cls, text)
         return io.NodeOutput(text, picture, ui=ui.PreviewImage(picture))
+
+    @classmethod
+    def _without_plan(cls, why: str) -> io.NodeOutput:
+        """Stops what is connected to it and nothing else: a picture in the same graph needs no plan."""
+        show_text(cls, why)
+        log.warning("Klein 9B Plan makes none: %s", why)
+        return io.NodeOutput(block_execution=why)
 
 
 def _options(folders: tuple[str, ...], files: Mapping[str, object]) -> list[str]:
@@ -172,6 +187,8 @@ def _card(vram_gib: float, ram_gib: float) -> Card:
     Raises:
         ValueError: nobody knows this card's memory, and none was given.
     """
+    if vram_gib and ram_gib:
+        return imagined_card(vram_gib, int(ram_gib * GIB))
     card = this_card()
     if ram_gib:
         card = replace(card, ram=int(ram_gib * GIB))

@@ -1,5 +1,6 @@
 """A ComfyUI that has moved on: each inner name the pack uses, gone in turn, costs one feature and never the pack."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,20 +35,10 @@ def joins_images(graph):
     return any("images.image_1" in one["inputs"] for one in nodes_of(graph, "Klein9BReferences"))
 
 
-def has_no_negative(graph):
-    return any("negative" not in one["inputs"] for one in nodes_of(graph, "Klein9BReferences"))
-
-
-def plans(graph):
-    return has("Klein9BPlan")(graph)
-
-
-def loads_or_plans(graph):
-    return has("Klein9BLoader")(graph) or plans(graph)
-
-
-def joins_images_or_plans(graph):
-    return joins_images(graph) or plans(graph)
+def zeroes_the_negative(graph):
+    """Text Encode does, for a model that is known not to read it."""
+    is_base = any("base" in one["inputs"]["diffusion_model"] for one in nodes_of(graph, "Klein9BLoader"))
+    return not is_base and any(not one["inputs"]["negative_prompt"] for one in nodes_of(graph, "Klein9BTextEncode"))
 
 
 def segmind_is_asked(graph):
@@ -58,7 +49,7 @@ def segmind_is_asked(graph):
 LOST = {
     "comfy.sd.load_diffusion_model": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.sd.load_clip": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.memory_management.aimdo_enabled": ("Klein9B", loads_or_plans),
+    "comfy.memory_management.aimdo_enabled": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.model_management.text_encoder_device": ("Klein9BTextEncode", has("Klein9BTextEncode")),
     "comfy.sd.CLIP": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.text_encoders.flux.KleinTokenizer8B": ("Klein9BLoader", has("Klein9BLoader")),
@@ -68,26 +59,34 @@ LOST = {
     "comfy.utils.load_torch_file": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.model_patcher.ModelPatcher.set_attachments": ("Klein9BLoader", has("Klein9BLoader")),
     "comfy.model_patcher.ModelPatcher.get_attachment": ("Klein9BReferences", joins_images),
-    "comfy.model_management.extra_reserved_memory": ("Klein9B", joins_images_or_plans),
-    "comfy.model_management.get_total_memory": ("Klein9B", joins_images_or_plans),
-    "comfy.model_management.MIN_WEIGHT_MEMORY_RATIO": ("Klein9BPlan", plans),
-    "comfy.model_management.NUM_STREAMS": ("Klein9BPlan", plans),
-    "comfy.model_management.current_loaded_models": ("Klein9BPlan", plans),
-    "comfy.model_management.get_free_memory": ("Klein9BPlan", plans),
-    "comfy.model_management.get_torch_device": ("Klein9BPlan", plans),
-    "comfy.model_management.get_torch_device_name": ("Klein9BPlan", plans),
-    "comfy.model_management.is_device_cpu": ("Klein9BPlan", plans),
-    "comfy.model_management.is_device_mps": ("Klein9BPlan", plans),
-    "comfy.model_management.is_directml_enabled": ("Klein9BPlan", plans),
+    "comfy.model_management.extra_reserved_memory": ("Klein9BReferences", joins_images),
+    "comfy.model_management.get_total_memory": ("Klein9BReferences", joins_images),
     "comfy.model_management.raise_non_oom": ("Klein9BReferences", joins_images),
     "node_helpers.conditioning_set_values": ("Klein9BReferences", joins_images),
-    "nodes.ConditioningZeroOut": ("Klein9BReferences", has_no_negative),
-    "comfy.model_management.intermediate_device": ("Klein9BReferences", has("Klein9BReferences")),
+    "nodes.ConditioningZeroOut": ("Klein9BTextEncode", zeroes_the_negative),
+    "comfy.model_management.intermediate_device": ("Klein9BTextEncode", has("Klein9BTextEncode")),
     "comfy.samplers.KSAMPLER": ("Klein9BSampler", has("Klein9BSampler")),
     "comfy.model_management.throw_exception_if_processing_interrupted": ("Klein9BSampler", has("Klein9BSampler")),
     "comfy.model_management.processing_interrupted": ("Segmind", segmind_is_asked),
     "comfy.model_management.InterruptProcessingException": ("Segmind", segmind_is_asked),
     "comfy_execution.graph_utils.ExecutionBlocker": ("SegmindJobs", has("SegmindJobs")),
+}
+# There is no plan, and every picture comes. No other node needs these.
+PLAN_ALONE = {
+    "comfy.model_management.MIN_WEIGHT_MEMORY_RATIO",
+    "comfy.model_management.NUM_STREAMS",
+    "comfy.model_management.current_loaded_models",
+    "comfy.model_management.get_free_memory",
+    "comfy.model_management.get_torch_device_name",
+    "comfy.model_management.is_device_mps",
+    "comfy.model_management.is_directml_enabled",
+}
+PLAN = PLAN_ALONE | {
+    "comfy.memory_management.aimdo_enabled",
+    "comfy.model_management.extra_reserved_memory",
+    "comfy.model_management.get_total_memory",
+    "comfy.model_management.get_torch_device",
+    "comfy.model_management.is_device_cpu",
 }
 # The cache steps aside: the picture is the stock path's.
 STEPS_ASIDE = {
@@ -173,11 +172,16 @@ def made_tiny(graph, host):
 
 @pytest.fixture(scope="module")
 def graphs(newer):
-    """The shipped workflows, and the nodes that are in none."""
-    shipped = {path.stem: made_tiny(read(twin(path)), newer) for path in WORKFLOWS}
+    """The shipped workflows, those for one card standing for all, and the nodes that are in none."""
+    others = re.compile(r" (8|12|24) GB$")
+    shipped = {path.stem: made_tiny(read(twin(path)), newer) for path in WORKFLOWS if not others.search(path.stem)}
     for remote in nodes_of(shipped[PAID], "SegmindRemote"):
         remote["inputs"]["reuse"] = "always_new"
-    return shipped | {"jobs": {"jobs": node("SegmindJobs", request_id="", limit=5)}, "encode": encoding(newer)}
+    return shipped | {
+        "jobs": {"jobs": node("SegmindJobs", request_id="", limit=5)},
+        "encode": encoding(newer),
+        "plan": {"plan": plan_of_a_card()},
+    }
 
 
 def encoding(host):
@@ -188,6 +192,14 @@ def encoding(host):
     graph["references"]["inputs"] |= both
     probe = node("ProbeLatent", latent=["references", 2], path=str(host.base / "latent.pt"))
     return {name: graph[name] for name in ("load", "prompt", "references")} | {"probe": probe}
+
+
+def plan_of_a_card():
+    """Klein 9B Plan, asked about a card in the machine it runs on: what is free there would change its picture."""
+    (model, *_), (vae, *_) = standins.CHECKPOINTS, standins.VAES
+    files = {"diffusion_model": model, "text_encoder": standins.TEXT_ENCODER, "vae": vae}
+    asked = {"width": 64, "height": 64, "references": 0, "reference_megapixels": 1.0, "cfg": 1.0, "batch_size": 1}
+    return node("Klein9BPlan", **files, **asked, reference_cache="off", vram_gib=12.0, ram_gib=0.0)
 
 
 def run_all(host, graphs, names):
@@ -238,7 +250,7 @@ def same(pictures, others):
 
 
 def test_every_inner_name_has_its_cost_written_down():
-    assert all_inner_names() == {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED} - METHODS
+    assert all_inner_names() == {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN} - METHODS
 
 
 def test_nothing_is_lost_where_nothing_is_renamed(unchanged, stock_picture):
@@ -247,7 +259,7 @@ def test_nothing_is_lost_where_nothing_is_renamed(unchanged, stock_picture):
     assert not np.array_equal(cached, stock_picture)
 
 
-@pytest.mark.parametrize("name", sorted({*LOST, *STEPS_ASIDE, *TEXT, *UNUSED}))
+@pytest.mark.parametrize("name", sorted({*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN}))
 def test_a_name_that_is_gone_costs_one_feature(newer, graphs, unchanged, stock_picture, segmind, name):
     told = sentence(newer, name)
     node, loses = LOST.get(name, ("", lambda _: False))
@@ -263,12 +275,14 @@ def test_a_name_that_is_gone_costs_one_feature(newer, graphs, unchanged, stock_p
         elif not nodes_of(graphs[graph], "SegmindRemote"):
             assert same(runs.pictures[graph], unchanged.pictures[graph]), graph
     assert runs.log.count(ASIDE) == (name in STEPS_ASIDE) == runs.log.count(f"{ASIDE}{told}")
+    assert (f"Klein 9B Plan makes none: {told}" in runs.log) == (name in PLAN)
     assert runs.log.count("No text is shown under nodes.") == (name in TEXT) == runs.log.count(f"nodes. {told}")
     assert segmind.submits - sent == (node != "Segmind"), "nothing is paid for what could not be cancelled"
 
 
 def test_the_paid_lane_runs_when_all_else_is_gone(newer, graphs, segmind):
-    gone = {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED} - {name for name, (node, _) in LOST.items() if "Segmind" in node}
+    paid = {name for name, (node, _) in LOST.items() if "Segmind" in node}
+    gone = {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN} - paid
     sent = segmind.submits
     runs = run_all(newer, graphs, gone)
     for name, graph in graphs.items():

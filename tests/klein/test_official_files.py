@@ -92,7 +92,7 @@ def test_a_folder_does_not_hide_an_official_file(name):
 
 def test_a_smaller_twin_is_of_the_same_training():
     assert list(twins("flux-2-klein-9b.safetensors")) == ["flux-2-klein-9b-fp8", "flux-2-klein-9b-nvfp4"]
-    assert list(twins("flux-2-klein-base-9b")) == ["flux-2-klein-base-9b-fp8"]
+    assert list(twins("flux-2-klein-base-9b-fp8")) == ["flux-2-klein-base-9b-nvfp4"]
     assert not twins("flux-2-klein-9b-kv-fp8") and not twins("mine.safetensors")
 
 

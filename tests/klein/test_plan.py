@@ -33,8 +33,8 @@ class TestTheVerdict:
         assert verdict(plan()).endswith(words) and "come to the card in every step" in verdict(plan())
 
     def test_the_cache_is_made_smaller_before_the_model(self):
-        assert verdict(plan("flux-2-klein-9b-kv-fp8", 16, 2, Storage.MODEL)).endswith(
-            "2 references keep 4.3 GB, int8 2.2 GB: everything resident."
+        assert verdict(plan("flux-2-klein-9b-kv-fp8", 20, 3, Storage.MODEL)).endswith(
+            "3 references keep 6.4 GB, int8 3.3 GB: everything resident."
         )
 
     def test_the_best_of_what_does_not_suffice(self):

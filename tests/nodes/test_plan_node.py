@@ -82,7 +82,7 @@ def test_a_gguf_loaders_folder_is_listed(node, folders, monkeypatch):
 
 def test_without_numbers_it_is_this_machine(node, folders):
     assert "No graphics card" in run(node, vram_gib=0.0, ram_gib=0.0).args[0]
-    assert "Card: 12.9 GB" in run(node, ram_gib=0.0).args[0]
+    assert "Card: 12.2 GB" in run(node, ram_gib=0.0).args[0]
 
 
 def test_free_memory_is_read_anew(node):
@@ -90,6 +90,16 @@ def test_free_memory_is_read_anew(node):
     assert now != node.fingerprint_inputs(vram_gib=0.0, ram_gib=32.0, width=64)
     fixed = {"vram_gib": 12.0, "ram_gib": 32.0}
     assert node.fingerprint_inputs(**fixed) == node.fingerprint_inputs(**fixed)
+
+
+def test_a_host_without_a_name_costs_the_plan_and_stops_nothing_else(node, folders, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.delattr(comfy.model_management, "is_device_cpu")
+    output = run(node, vram_gib=0.0)
+    assert output.block_execution.startswith("Klein 9B needs comfy.model_management.is_device_cpu, which ComfyUI")
+    assert output.args == ()
+    assert run(node, vram_gib=12.0, ram_gib=32.0).args[0].startswith("It "), "a card by its size needs no host"
 
 
 class TestThisCard:
