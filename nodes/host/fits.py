@@ -44,7 +44,9 @@ def watch(model: ModelPatcher) -> None:
 def _watch(model: ModelPatcher) -> None:
     import comfy.patcher_extension
 
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    model.remove_wrappers_with_key(kind, KEY)
+    model.add_wrapper_with_key(kind, KEY, outer_sample)
 
 
 def outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
