@@ -18,7 +18,7 @@ from host.server import PROBE, Host
 
 pytestmark = pytest.mark.host
 
-TEMPLATE = "Klein 9B edit two images"
+TEMPLATE = "Klein 9B edit two images 16 GB"
 OWN_PHOTOGRAPHS = {"Image 1": "image_1.png", "Image 2": "image_2.png"}
 
 

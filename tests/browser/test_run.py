@@ -15,7 +15,7 @@ def choose_photographs(page):
 
 
 def test_run_shows_the_picture(page, drawing):
-    page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit two images")
+    page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit two images 16 GB")
     choose_photographs(page)
     outcome = page("run", title="Picture")
     page.screenshot(f"run {drawing}")

@@ -78,7 +78,6 @@ PLAN_ALONE = {
     "comfy.model_management.current_loaded_models",
     "comfy.model_management.get_free_memory",
     "comfy.model_management.get_torch_device_name",
-    "comfy.model_management.is_device_mps",
     "comfy.model_management.is_directml_enabled",
 }
 PLAN = PLAN_ALONE | {
@@ -122,6 +121,7 @@ TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
 UNUSED = {
     "comfy.model_management.WINDOWS",
     "comfy.model_management.is_device_cuda",
+    "comfy.model_management.is_device_mps",
     "comfy.model_management.is_nvidia",
     "comfy.model_management.is_wsl",
     "comfy.model_management.soft_empty_cache",

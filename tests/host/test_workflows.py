@@ -8,6 +8,7 @@ import urllib.request
 import pytest
 from PIL import Image
 
+from browser.plan_notes import card_of, plan_note, plan_of
 from fake_segmind import Behaviour
 from host.checkout import PACK
 from host.websocket import Watcher
@@ -54,9 +55,37 @@ class TestFile:
                 folders = [models[name]["directory"] for name in one["widgets_values"][:3]]
                 assert folders == ["diffusion_models", "text_encoders", "vae"]
 
+    def test_its_note_has_the_plan_of_its_card(self, path):
+        for plan in nodes_of(read(twin(path)), "Klein9BPlan"):
+            (note,) = [one["widgets_values"][0] for one in read(path)["nodes"] if one["type"] == "MarkdownNote"]
+            assert plan_note(plan["inputs"], path.stem) in note
+
+    def test_its_plan_is_of_the_files_it_loads(self, path):
+        graph = read(twin(path))
+        slots = ("diffusion_model", "text_encoder", "vae")
+        loaded, planned = (
+            [{slot: one["inputs"][slot] for slot in slots} for one in nodes_of(graph, kind)]
+            for kind in ("Klein9BLoader", "Klein9BPlan")
+        )
+        assert loaded == planned
+
     def test_its_layout_is_clean(self, path):
         quality = pytest.importorskip("comfy_cli.layout_quality")
         assert quality.score_workflow(read(path)).is_clean()
+
+
+@pytest.mark.parametrize("path", [path for path in WORKFLOWS if path.stem.endswith(" GB")], ids=lambda path: path.stem)
+def test_what_is_for_a_card_runs_on_it(path):
+    """Next to everything stays: two references on 8 GB leave 0.1 GB to stream."""
+    (asked,) = nodes_of(read(twin(path)), "Klein9BPlan")
+    plan = plan_of(asked["inputs"], card_of(path.stem))
+    assert plan.fits and plan.streamed < 0.2e9
+
+
+def test_each_task_is_there_for_each_card():
+    names = {path.stem for path in WORKFLOWS}
+    for task in ("text to image", "edit one image", "edit two images"):
+        assert {f"Klein 9B {task} {gib} GB" for gib in (8, 12, 16, 24)} <= names
 
 
 @pytest.fixture(scope="session")
