@@ -61,6 +61,11 @@ class Plan:
         return activation_bytes(self.files.model.dims, self.evaluated)
 
     @cached_property
+    def unpacked(self) -> int:
+        """A quantised layer in 16 bits while it computes, on a card without a kernel for its format."""
+        return max((module.used - module.stored for module in self.files.model.modules), default=0)
+
+    @cached_property
     def estimate(self) -> int:
         """What ComfyUI sets aside for them."""
         return host_estimate(self.files.model.dims, self.job)
@@ -86,7 +91,9 @@ class Plan:
         if self.card.is_processor:
             return Kept(model.nbytes)
         if self.card.dynamic:
-            return dynamic(model.modules, self.card, activation_bytes(model.dims, job) + self.cache_on_card)
+            return dynamic(
+                model.modules, self.card, activation_bytes(model.dims, job) + self.cache_on_card + self.unpacked
+            )
         return classic(model.modules, self.card, self.estimate, self.cache_on_card)
 
     @cached_property
@@ -98,12 +105,12 @@ class Plan:
     def in_use(self) -> int:
         """On the card while sampling, at the most."""
         bringing = min(self.kept.buffer, self.card.streams * self.files.model.largest)
-        return self.kept.resident + self.cache_on_card + self.activations + bringing
+        return self.kept.resident + self.cache_on_card + self.activations + self.unpacked + bringing
 
     @cached_property
     def least(self) -> int:
         """What the card must have if nothing stays on it: activations or the largest layer beside its input."""
-        return self.activations + self.files.model.largest
+        return self.activations + self.unpacked + self.files.model.largest
 
     @property
     def encode(self) -> int:
@@ -226,7 +233,8 @@ def _model_lines(plan: Plan) -> Iterator[str]:
         )
     aside = "" if plan.card.is_processor or plan.card.dynamic else f"; ComfyUI sets {gb(plan.estimate)} aside"
     together = " (prompt and negative at once)" if plan.side_by_side else ""
-    yield f"Activations: {gb(plan.activations)}{together}{aside}"
+    unpacked = f", {gb(plan.unpacked)} for a layer unpacked on older cards" if plan.unpacked else ""
+    yield f"Activations: {gb(plan.activations)}{together}{unpacked}{aside}"
     if plan.cache:
         where = "" if plan.card.is_processor else f", {gb(plan.cache_on_card)} in VRAM"
         yield f"Reference cache: {gb(plan.cache)} ({plan.job.cache.value if plan.job.cache else ''}){where}"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from .plan import Plan, gb
-from .residency import GIB
 
 WIDTH = 960
 _MARGIN, _LABEL, _BAR, _GAP = 32, 192, 62, 24
@@ -52,7 +51,7 @@ def _bars(plan: Plan) -> list[tuple[str, list[_Part]]]:
     sampling = [
         _Part("model", kept, _MODEL),
         _Part("reference cache", plan.cache_on_card, _CACHE),
-        _Part("activations", plan.activations, _WORK),
+        _Part("activations", plan.activations + plan.unpacked, _WORK),
         _Part("model, streamed", files.model.nbytes - kept, _MODEL, outside=True),
         _Part("cache, streamed", plan.cache - plan.cache_on_card, _CACHE, outside=True),
     ]
@@ -115,7 +114,7 @@ def _draw_room(draw: ImageDraw.ImageDraw, room: int, scale: float, top: int, bot
     """A line where the card ends."""
     x = _MARGIN + _LABEL + room * scale
     draw.line((x, top - 14, x, bottom + 8), fill=_INK, width=5)
-    words, font = f"{room / GIB:.3g} GiB {name} = {gb(room)}", _font(_SMALL)
+    words, font = f"{gb(room)} of {name} usable", _font(_SMALL)
     half = draw.textlength(words, font) / 2
     centre = min(max(x, _MARGIN + _LABEL + half), WIDTH - _MARGIN - half)
     draw.text((centre, top - 20), words, font=font, fill=_INK, anchor="ms")
