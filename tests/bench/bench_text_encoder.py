@@ -112,9 +112,9 @@ def peak(settings: dict[str, Any]) -> int:
     embeds = torch.empty(1, tokens, model.model.config.hidden_size, device=meta)
     mask = torch.ones(1, tokens, dtype=torch.long, device=meta)
     options = {"intermediate_output": list(TAPS), "final_layer_norm_intermediate": False, "dtype": torch.float32}
-    with mock.patch.object(llama, "optimized_attention_for_device", lambda *_, **__: flash_attention):
-        with torch.inference_mode(), PeakMemory() as counted:
-            model(None, mask, embeds=embeds, num_tokens=[tokens], **options)
+    attention = mock.patch.object(llama, "optimized_attention_for_device", lambda *_, **__: flash_attention)
+    with attention, torch.inference_mode(), PeakMemory() as counted:
+        model(None, mask, embeds=embeds, num_tokens=[tokens], **options)
     return sum(weight.nbytes for weight in model.parameters()) + counted.peak
 
 
