@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 from pathlib import Path
 
 from .journal_file import connect
@@ -35,9 +36,12 @@ def damaged_because(path: Path) -> str:
         SegmindError: a newer version of this pack wrote it.
         sqlite3.OperationalError, OSError: it cannot be read now, which says nothing about it.
     """
-    if not path.is_file():
-        return "it is not a file" if os.path.lexists(path) else _left_alone(path)
-    if not path.stat().st_size:
+    found = _status(path)
+    if found is None:
+        return "it is not a file" if path.is_symlink() else _left_alone(path)
+    if not stat.S_ISREG(found.st_mode):
+        return "it is not a file"
+    if not found.st_size:
         return _left_alone(path)
     try:
         return _examined(path, "ro")
@@ -70,10 +74,21 @@ def is_damage(error: Exception) -> bool:
     )
 
 
+def _status(path: Path) -> os.stat_result | None:
+    """Of one look: between two, another process may put a file there."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
 def _left_alone(path: Path) -> str:
     """sqlite deletes what lies beside a database that is not there."""
-    rest = Path(f"{path}-wal")
-    return "only its -wal is left" if rest.is_file() and rest.stat().st_size else ""
+    rest = _status(Path(f"{path}-wal"))
+    if rest is None or not rest.st_size:
+        return ""
+    now = _status(path)  # again: what lies there may belong to a database that is there by now
+    return "" if now and now.st_size else "only its -wal is left"
 
 
 def _examined(path: Path, mode: str) -> str:

@@ -259,3 +259,17 @@ def test_looking_changes_no_file(tmp_path, before, damage):
     known = hashes()
     damaged_because(journal_of(tmp_path))
     assert hashes() == known
+
+
+def test_a_good_file_that_is_put_there_between_two_looks_is_not_damaged(tmp_path, before, monkeypatch):
+    journal, missed, stat = journal_of(tmp_path), [], Path.stat
+    Path(f"{journal}-wal").write_bytes(b"part of it")
+
+    def stat_before_it_was_there(path, **options):
+        if path == journal and not missed:
+            missed.append(path)
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_before_it_was_there)
+    assert not damaged_because(journal) and missed
