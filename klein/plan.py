@@ -109,8 +109,9 @@ class Plan:
 
     @cached_property
     def least(self) -> int:
-        """What the card must have if nothing stays on it: activations or the largest layer beside its input."""
-        return self.activations + self.unpacked + self.files.model.largest
+        """What the card must have where as little as ComfyUI allows stays on it."""
+        model = self.files.model
+        return self.activations + (model.nbytes if self.card.stays else model.largest)
 
     @property
     def encode(self) -> int:
@@ -244,6 +245,7 @@ def _encoder_lines(plan: Plan) -> Iterator[str]:
     if not plan.files.encoder.nbytes:
         return
     where = "stays in VRAM" if plan.encoder_stays else "makes way for the model"
+    where = where if plan.card.encodes else "has been on the processor all the while"
     after = "" if plan.card.is_processor else f"; runs first, then {where}"
     yield f"Text encoder: {gb(plan.files.encoder.nbytes)} (27 of 36 layers){after}"
 
@@ -259,7 +261,7 @@ def _vae_lines(plan: Plan) -> Iterator[str]:
 def _card_lines(plan: Plan) -> Iterator[str]:
     card = plan.card
     if card.is_processor:
-        yield f"No graphics card: all of it is in RAM, {gb(plan.ram)} of {gb(card.ram)}"
+        yield f"All of it is in RAM: {gb(plan.ram)} of {gb(card.ram)}"
         return
     kind = "dynamic VRAM: a weight comes when it is used and stays while there is room" if card.dynamic else "classic"
     yield f"{card.name or 'Card'}: {gb(card.free)} for models, {gb(card.reserved)} kept for other programs ({kind})"

@@ -38,6 +38,9 @@ class Card:
         dynamic: dynamic VRAM is on.
         streams: how many copies run ahead (--async-offload).
         least_share: of the free memory that the model gets whatever the estimate says; 0 on NVIDIA.
+        stays: whether the whole model (--highvram) or next to nothing of it (--novram) stays, room or not; None where
+            that is a matter of room.
+        encodes: the text encoder runs here, not on the processor (--lowvram without dynamic VRAM).
     """
 
     name: str
@@ -49,6 +52,8 @@ class Card:
     dynamic: bool = False
     streams: int = 2
     least_share: float = 0.0
+    stays: bool | None = None
+    encodes: bool = True
 
     @property
     def least_inference(self) -> float:
@@ -84,7 +89,9 @@ def classic(modules: Sequence[Module], card: Card, estimate: float, beside: int 
     aside = max(card.least_inference, estimate + card.reserved)
     allowance = max(0.1, free - aside, min(free * card.least_share, free - card.least_inference))
     whole = sum(module.stored for module in modules)
-    return Kept(whole) if allowance > whole else _partly(modules, allowance, card.streams)
+    if card.stays or (card.stays is None and allowance > whole):
+        return Kept(whole)
+    return _partly(modules, 0.1 if card.stays is False else allowance, card.streams)
 
 
 def dynamic(modules: Sequence[Module], card: Card, needed: int) -> Kept:

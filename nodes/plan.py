@@ -134,7 +134,7 @@ class Klein9BPlan(io.ComfyNode):
     ) -> io.NodeOutput:
         try:
             card = _card(vram_gib, ram_gib)
-        except MissingFromHost as error:
+        except (MissingFromHost, ValueError) as error:
             return cls._without_plan(str(error))
         files = Files(
             model_file(diffusion_model, _path(diffusion_model, _MODEL_FOLDERS, MODELS)),

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...klein.framing import GRID, Size
 from ...klein.kv_store import Storage
-from ...klein.vram import KLEIN_9B, TEXT_TOKENS, Dims, Job, refuse_unfit, refuse_unfit_references
+from ...klein.vram import TEXT_TOKENS, Dims, Job, refuse_unfit, refuse_unfit_references
 from .cache_memory import KEY as CACHE
+from .card import device_name
 from .newer_host import MissingFromHost, needs_host
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ KEY = "klein9b_fits"
 _PARTIAL = {"area", "start_percent", "end_percent", "timestep_start", "timestep_end", "hooks", "control", "default"}
 _OPTIONS = ("transformer_options", "to_load_options")
 _WATCHED = {"wrappers"}
+SMALLEST = Dims(hidden=3072)
 
 
 def watch(model: ModelPatcher) -> None:
@@ -49,17 +51,26 @@ def _watch(model: ModelPatcher) -> None:
     model.add_wrapper_with_key(kind, KEY, outer_sample)
 
 
-def outer_sample(executor: WrapperExecutor, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def outer_sample(
+    executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, *args: Any, **kwargs: Any
+) -> Tensor:
     """Around a run, before the host loads anything for it.
 
     Raises:
         DoesNotFit: see `klein.vram.refuse_unfit`.
     """
     try:
-        _refuse_run(executor.class_obj, noise)
+        if _is_of_host(executor.class_obj) and _is_of_host(getattr(sampler, "sampler_function", sampler)):
+            _refuse_run(executor.class_obj, noise)
     except MissingFromHost as error:
         log.info("Klein 9B does not check whether this run fits. %s", error)
-    return executor(noise, *args, **kwargs)
+    return executor(noise, latent, sampler, *args, **kwargs)
+
+
+def _is_of_host(thing: Any) -> bool:
+    """Another pack's guider or sampler may take the picture to pieces. Our samplers do not."""
+    module = getattr(thing, "__module__", "") or ""
+    return module.split(".")[0] in ("comfy", "comfy_extras", __name__.split(".")[0])
 
 
 @needs_host()
@@ -75,7 +86,7 @@ def _refuse_run(guider: Any, noise: Tensor) -> None:
 
 
 def refuse_references(sizes: Sequence[Size]) -> None:
-    """Before references are encoded. The model is not known yet; Klein 9B's own size is taken.
+    """Before references are encoded. The model is not known yet: the narrowest of FLUX.2 is taken, Klein 4B.
 
     Raises:
         DoesNotFit: see `klein.vram.refuse_unfit_references`.
@@ -92,7 +103,7 @@ def _refuse_references(sizes: Sequence[Size]) -> None:
 
     room = _room(comfy.model_management.get_torch_device()) if sizes else None
     if room is not None:
-        refuse_unfit_references(KLEIN_9B, sizes, *room)
+        refuse_unfit_references(SMALLEST, sizes, *room)
 
 
 def _room(device: torch.device) -> tuple[int, str] | None:
@@ -105,7 +116,7 @@ def _room(device: torch.device) -> tuple[int, str] | None:
     if management.is_device_cpu(device) or not management.is_device_cuda(device) or not management.is_nvidia():
         return None
     spilled = management.get_total_memory(torch.device("cpu")) // 2 if management.WINDOWS or management.is_wsl() else 0
-    return int(management.get_total_memory(device) + spilled), management.get_torch_device_name(device)
+    return int(management.get_total_memory(device) + spilled), device_name(device)
 
 
 def _is_changed(patcher: ModelPatcher, options: Mapping[str, Any]) -> bool:

@@ -214,7 +214,7 @@ const TASKS = [
 const GRAPH = { ".github/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["Words and images"] };
 
 const ASIDES = {
-  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time, not memory. A GGUF file works too: put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
+  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
 };
 
 function onCards({ task, subject, ...rest }) {

@@ -79,6 +79,7 @@ PLAN_ALONE = {
     "comfy.model_management.get_free_memory",
     "comfy.model_management.get_torch_device_name",
     "comfy.model_management.is_directml_enabled",
+    "comfy.model_management.vram_state",
 }
 PLAN = PLAN_ALONE | {
     "comfy.memory_management.aimdo_enabled",
@@ -86,6 +87,7 @@ PLAN = PLAN_ALONE | {
     "comfy.model_management.get_total_memory",
     "comfy.model_management.get_torch_device",
     "comfy.model_management.is_device_cpu",
+    "comfy.model_management.text_encoder_device",
 }
 # The cache steps aside: the picture is the stock path's.
 STEPS_ASIDE = {

@@ -81,7 +81,7 @@ def test_a_gguf_loaders_folder_is_listed(node, folders, monkeypatch):
 
 
 def test_without_numbers_it_is_this_machine(node, folders):
-    assert "No graphics card" in run(node, vram_gib=0.0, ram_gib=0.0).args[0]
+    assert "All of it is in RAM" in run(node, vram_gib=0.0, ram_gib=0.0).args[0]
     assert "Card: 12.2 GB" in run(node, ram_gib=0.0).args[0]
 
 
@@ -121,12 +121,23 @@ class TestThisCard:
             def model_loaded_memory(self):
                 return 8 * 2**30
 
+            def model_memory(self):
+                return 9 * 2**30
+
         monkeypatch.setattr(management, "current_loaded_models", [Loaded()])
         assert this_card().free == 11 * 2**30
         assert this_card().total == 12 * 2**30
+        assert this_card().ram == 4 * 2**30, "what of it lies in RAM would leave that"
+
+    @pytest.mark.parametrize(("state", "words"), [("NO_VRAM", "0 MB stay"), ("HIGH_VRAM", "18.2 GB stay")])
+    def test_what_the_host_was_told_to_keep(self, management, monkeypatch, node, folders, state, words):
+        monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
+        monkeypatch.setattr(management, "get_free_memory", lambda device=None: 12 * 2**30)
+        text = run(node, ("flux-2-klein-base-9b.safetensors", *OFFICIAL[1:]), vram_gib=0.0).args[0]
+        assert words in text
+        assert text.startswith("It does not fit" if state == "HIGH_VRAM" else "It runs, and 18.2 GB come")
 
     def test_an_unknown_memory_is_asked_for(self, management, monkeypatch, node, folders):
         monkeypatch.setattr(management, "is_directml_enabled", lambda: True)
-        with pytest.raises(ValueError, match="does not know how much memory .* has: set vram_gib to it"):
-            run(node, vram_gib=0.0)
+        assert "does not know how much memory" in run(node, vram_gib=0.0).block_execution
         assert run(node).args[0].startswith("It ")

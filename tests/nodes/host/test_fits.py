@@ -169,6 +169,21 @@ class TestWithTheCache:
         assert model_state(model) == before
 
 
+class TestAnotherPacksWay:
+    """Nothing is refused where a guider or a sampler of another pack may take the picture to pieces."""
+
+    @pytest.mark.parametrize("foreign", ["guider", "sampler"])
+    def test_of_sampling(self, model, card, monkeypatch, foreign):
+        import comfy.samplers
+
+        card(ALONE - 1)
+        if foreign == "guider":
+            monkeypatch.setattr(comfy.samplers.CFGGuider, "__module__", "tiles")
+        else:
+            monkeypatch.setattr("comfy.k_diffusion.sampling.sample_euler.__module__", "tiles")
+        edit(model, references(0))
+
+
 class TestTheRoom:
     @pytest.fixture
     def management(self, comfy_host, monkeypatch):
@@ -178,7 +193,7 @@ class TestTheRoom:
         monkeypatch.setattr(management, "is_nvidia", lambda: True)
         monkeypatch.setattr(management, "WINDOWS", False)
         monkeypatch.setattr(management, "is_wsl", lambda: False)
-        monkeypatch.setattr(management, "get_torch_device_name", lambda device: CARD)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: CARD)
         sizes = {"cuda": 8 * 2**30, "cpu": 32 * 2**30}
         monkeypatch.setattr(management, "get_total_memory", lambda device: sizes[device.type])
         return management
