@@ -53,7 +53,10 @@ def test_weights(text, words):
     assert weighted_words(text) == words
 
 
-@pytest.mark.parametrize("text", ["(" * 100_000, "(a" + "b" * 100_000, "image " * 20_000, "photo 1 " * 20_000, "image 1" + "." * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 100_000, "(a" + "b" * 100_000, "image " * 20_000, "photo 1 " * 20_000, "image 1" + "." * 100_000],
+)
 def test_a_hostile_text_takes_no_longer_than_a_long_one(text):
     start = time.process_time()
     images_spoken_of(text)
