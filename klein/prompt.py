@@ -46,9 +46,10 @@ def _means_images(found: re.Match[str]) -> bool:
         return True
     near = _LAST_WORD.search(found.string, max(0, found.start() - _LONGEST_WORD), found.start())
     before = near[1].lower() if near else ""
-    if found["word"][0].isupper() and before in _POINTING:
+    pointed, capital = bool(_POINTING.fullmatch(before)), found["word"][0].isupper()
+    if pointed and capital:
         return True
-    named = before not in _ARTICLES if found["word"][0].isupper() else before in ("", *_POINTING)
+    named = pointed or (not _ARTICLES.fullmatch(before) if capital else not before)
     return named and bool(_CLOSED.match(found.string, found.end()))
 
 
@@ -65,11 +66,11 @@ _LOOSE_WORDS = (
     "fotos?|abbildung|abbildungen|referenz|referenzen|"
     "fotograf\u00edas?|figuras?|referencias?|photographies?|r\u00e9f\u00e9rences?"
 )
-_POINTING = frozenset(
-    "the in from of on to into onto with as by like and or dem das der den aus von auf zu mit wie und oder im vom "
-    "la las el los de en del con como y o le les du dans sur avec comme et ou".split()
+_POINTING = re.compile(
+    "the|in|from|of|on|to|into|onto|with|as|by|like|and|or|dem|das|der|den|aus|von|auf|zu|mit|wie|und|oder|im|vom|am|"
+    "la|las|el|los|de|en|del|con|como|y|o|le|les|du|dans|sur|avec|comme|et|ou"
 )
-_ARTICLES = frozenset("a an one ein eine einen einem einer eines un una uno une".split())
+_ARTICLES = re.compile("an?|one|eine?[nmrs]?|un[ao]?|une")
 _LONGEST_WORD = 16
 _LAST_WORD = re.compile(r"(\w*)\s*$")
 _CLOSED = re.compile(r"(?=\s*(?:$|[.,;:!?)\]\"]|['\u2019]s\b|(?:and|or|und|oder|y|o|et|ou)\b))", re.IGNORECASE)

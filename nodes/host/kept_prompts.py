@@ -45,6 +45,7 @@ def encode_prompt(clip: CLIP, text: str, precision: Precision) -> EncodedPrompt:
 
     Raises:
         WrongEncoder: the CLIP is not Qwen3-8B.
+        NoBfloat16: it cannot compute in this precision.
     """
     key = prompt_key(clip, text, precision)
     found = _store().find(key) if key else None

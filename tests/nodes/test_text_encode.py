@@ -291,6 +291,16 @@ class TestPrecision:
         assert far(ours, exact) > cost / 3
         assert torch.equal(ours.bfloat16().float(), ours) and not torch.equal(stocks.bfloat16().float(), stocks)
 
+    def test_a_device_without_bfloat16_is_one_sentence(self, clip, monkeypatch):
+        import comfy.model_management
+
+        monkeypatch.setattr(comfy.model_management, "supports_cast", lambda _, dtype: dtype is not torch.bfloat16)
+        assert encode(clip, "on a processor", precision="bf16")[0][0][0].any()
+        clip.patcher.load_device = torch.device("meta")
+        sentence = "^The text encoder runs on meta, which has no bfloat16, and precision is bf16: choose fp32.$"
+        with pytest.raises(ValueError, match=sentence):
+            encode(clip, TEXT, precision="bf16")
+
     def test_bf16_is_kept_in_half_the_bytes(self, clip, prompts_folder):
         sizes = []
         for precision in ("fp32", "bf16"):
