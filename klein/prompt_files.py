@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,6 +56,10 @@ class Encoding:
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def copy(self) -> Encoding:
+        """The same in memory of its own."""
+        return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
 
 
 class PromptFiles:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .prompt_files import Encoding, PromptFiles
 
-RAM_BYTES = 512 << 20
+RAM_BYTES = 64 << 20
 DISK_BYTES = 2 << 30
 
 
@@ -41,6 +41,8 @@ class Found:
 class PromptStore:
     """The least recently used encodings, within so many bytes in RAM and on disk. Never raises.
 
+    What is kept shares no memory with what came in or goes out, whatever others write into that.
+
     Args:
         folder: for the files; made when there is something to keep.
     """
@@ -53,7 +55,7 @@ class PromptStore:
     def find(self, key: PromptKey) -> Found | None:
         if key in self._kept:
             self._kept.move_to_end(key)
-            return Found(self._kept[key], "RAM")
+            return Found(self._kept[key].copy(), "RAM")
         encoding = self.files.find(key.digest) if key.outlives_process else None
         if encoding is None:
             return None
@@ -66,7 +68,7 @@ class PromptStore:
             self.files.keep(key.digest, encoding)
 
     def _remember(self, key: PromptKey, encoding: Encoding) -> None:
-        self._kept[key] = encoding
+        self._kept[key] = encoding.copy()
         self._kept.move_to_end(key)
         while sum(one.nbytes for one in self._kept.values()) > self.ram_bytes:
             self._kept.popitem(last=False)

@@ -62,7 +62,7 @@ class Klein9BTextEncode(io.ComfyNode):
                     default=Precision.FP32.value,
                     optional=True,
                     tooltip="fp32: as ComfyUI computes, the same conditioning to the last bit. bf16: as Black Forest "
-                    "Labs runs it, faster on a graphics card and different at the third digit.",
+                    "Labs runs it, faster on cards since RTX 30 and different at the third digit.",
                 ),
             ],
             outputs=[

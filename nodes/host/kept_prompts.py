@@ -17,7 +17,7 @@ from ...klein.prompt import TextLength
 from ...klein.prompt_files import COND, FORMAT, Encoding
 from ...klein.prompt_store import PromptKey, PromptStore
 from .klein_encoder import Precision, encode_tokens, klein_tokens
-from .lazy_clip import LazyClip
+from .lazy_clip import LazyClip, template_of
 from .model_state import Same
 from .newer_host import needs_host, this_host
 from .weight_patches import UnknownPatch, patches_digest
@@ -45,6 +45,7 @@ def encode_prompt(clip: CLIP, text: str, precision: Precision) -> EncodedPrompt:
 
     Raises:
         WrongEncoder: the CLIP is not Qwen3-8B.
+        NoBfloat16: it cannot compute in this precision.
     """
     key = prompt_key(clip, text, precision)
     found = _store().find(key) if key else None
@@ -78,10 +79,11 @@ def prompt_key(clip: CLIP, text: str, precision: Precision) -> PromptKey | None:
     """All that the encoding depends on; None where it must not be kept."""
     if _EMBEDDING in text or clip.apply_hooks_to_conds or clip.use_clip_schedule:
         return None
-    unopened = isinstance(clip, LazyClip) and not clip.is_open
+    its_own = isinstance(clip, LazyClip) and clip.is_of_its_file
+    unopened = its_own and not clip.is_open
     if not unopened and _changed_otherwise(clip.patcher):
         return None
-    patches, process = ("", None) if unopened else _patches(clip)
+    patches, process = ("", None) if unopened else _patches(clip, its_own)
     about = {
         "format": FORMAT,
         "encoder": asdict(clip.file.identity) if isinstance(clip, LazyClip) else None,
@@ -89,8 +91,9 @@ def prompt_key(clip: CLIP, text: str, precision: Precision) -> PromptKey | None:
         "text": text,
         "precision": precision.value,
         "tokenizer": sorted(clip.tokenizer_options.items()),
+        "template": clip.file.changed_template if its_own else template_of(clip.tokenizer),
         "layer": clip.layer_idx,
-        "device": _device_type(clip, unopened),
+        "device": _device_type(clip, its_own),
         "made by": [this_host(), torch.__version__],
     }
     return PromptKey(hashlib.sha256(json.dumps(about, default=repr).encode()).hexdigest(), process)
@@ -102,21 +105,24 @@ def _changed_otherwise(patcher: ModelPatcher) -> bool:
     return bool(replaced) or any(getattr(patcher, name, None) for name in _OTHER_CHANGES)
 
 
-def _patches(clip: CLIP) -> tuple[str, Hashable]:
-    """The patches' digest, or the host's own name for them together with the model, which only this process knows."""
-    if isinstance(clip, LazyClip) and clip.is_of_its_file:
+def _patches(clip: CLIP, its_own: bool) -> tuple[str, Hashable]:
+    """The patches' digest, or the host's own name for them together with what only this process knows."""
+    if its_own:
         try:
             return patches_digest(clip.patcher), None
         except UnknownPatch:
             pass
-    return str(clip.patcher.patches_uuid), Same(clip.cond_stage_model)
+    parts = (clip.tokenizer, clip.cond_stage_model, clip.patcher.model)
+    return str(clip.patcher.patches_uuid), tuple(map(Same, parts))
 
 
-def _device_type(clip: CLIP, unopened: bool) -> str:
+def _device_type(clip: CLIP, its_own: bool) -> str:
+    """Of the host's choice, though it may load an encoder elsewhere that the chosen device cannot hold."""
     import comfy.model_management
 
-    device = comfy.model_management.text_encoder_device() if unopened else clip.patcher.load_device
-    return str(torch.device(device).type)
+    if its_own and clip.is_where_it_was_loaded:
+        return str(torch.device(comfy.model_management.text_encoder_device()).type)
+    return f"on {torch.device(clip.patcher.load_device).type}"
 
 
 def _encoding(conditioning: list, length: TextLength) -> Encoding | None:

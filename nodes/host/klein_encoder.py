@@ -27,6 +27,10 @@ class WrongEncoder(ValueError):
     """A CLIP that is not Klein 9B's; the message says what it is and what to connect."""
 
 
+class NoBfloat16(ValueError):
+    """The message says on which device, and what to choose."""
+
+
 class Precision(str, Enum):
     """What the encoder's products are computed in. ComfyUI's is float32; Black Forest Labs runs bfloat16."""
 
@@ -49,9 +53,27 @@ def klein_tokens(clip: CLIP, text: str) -> tuple[dict[str, Any], TextLength]:
 
 
 def encode_tokens(clip: CLIP, tokens: dict[str, Any], precision: Precision) -> list:
-    """CONDITIONING as the host's own node makes it, its hooks and schedules included."""
+    """CONDITIONING as the host's own node makes it, its hooks and schedules included.
+
+    Raises:
+        NoBfloat16: it was asked for and the encoder's device has none.
+    """
+    if precision is Precision.BF16:
+        _check_bfloat16(clip)
     with as_klein_reads(clip, precision):
         return clip.encode_from_tokens_scheduled(tokens)
+
+
+@needs_host()
+def _check_bfloat16(clip: CLIP) -> None:
+    """A processor has it, whatever the host says of the machine's cards."""
+    import comfy.model_management
+
+    device = torch.device(clip.patcher.load_device)
+    if device.type != "cpu" and not comfy.model_management.supports_cast(device, torch.bfloat16):
+        raise NoBfloat16(
+            f"The text encoder runs on {device}, which has no bfloat16, and precision is bf16: choose fp32."
+        )
 
 
 @contextmanager

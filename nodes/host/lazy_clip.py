@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ...klein.file_identity import FileIdentity, file_identity
 from ...klein.prompt import LAST_LAYER
@@ -26,6 +29,9 @@ SHORT = {
 class EncoderFile:
     """One Qwen3-8B file, opened at most once for a CLIP and all its clones.
 
+    Attributes:
+        identity: of the file that `short` reads or has read; `whole` may find a later one in its place.
+
     Args:
         load: loads the file with the model options it is given.
         tokenizer: makes the tokenizer, which needs no weights.
@@ -39,13 +45,39 @@ class EncoderFile:
         self.identity: FileIdentity = file_identity(path)
         self._load = load
         self._make_tokenizer = tokenizer
+        self._tokenizer: Any = None
+        self._template: str | None = None
         self._lock = threading.RLock()
         self._short: CLIP | None = None
         self._whole: CLIP | None = None
 
-    @functools.cached_property
+    def __deepcopy__(self, memo: dict[int, Any]) -> EncoderFile:
+        """Unopened: what was changed in the weights is copied with the CLIP that has them."""
+        twin = EncoderFile(self.path, self._load, self._make_tokenizer, self.dynamic)
+        twin._tokenizer, twin._template = copy.deepcopy(self._tokenizer, memo), self._template
+        return twin
+
+    @property
     def tokenizer(self) -> Any:
-        return self._make_tokenizer()
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = self._make_tokenizer()
+                self._template = template_of(self._tokenizer)
+            return self._tokenizer
+
+    @property
+    def changed_template(self) -> str | None:
+        """What somebody wrote in the place of the tokenizer's chat template; to ask makes no tokenizer."""
+        template = template_of(self._tokenizer)
+        return None if template == self._template else template
+
+    def made(self, tokenizer: Any) -> bool:
+        return tokenizer is self._tokenizer
+
+    def opened(self, patcher: Any, model: Any) -> bool:
+        """Whether they are what `short` read; to ask opens nothing."""
+        short = self._short
+        return short is not None and model is short.cond_stage_model and patcher.model is short.patcher.model
 
     def short(self) -> CLIP:
         """With the layers Klein reads and nothing behind them.
@@ -67,8 +99,11 @@ class EncoderFile:
 
     def _open(self, options: dict[str, Any]) -> CLIP:
         read_header(self.path)
-        self.identity = file_identity(self.path)
-        return self._load(options)
+        identity = file_identity(self.path)
+        loaded = self._load(options)
+        if self._short is None:
+            self.identity = identity
+        return loaded
 
 
 class LazyClip:
@@ -98,8 +133,15 @@ class LazyClip:
 
     @property
     def is_of_its_file(self) -> bool:
-        """Whether nobody put another model or tokenizer in the place of the file's."""
-        return self._tokenizer is None and (self._model is None or self._model is self.file.short().cond_stage_model)
+        """Whether nobody put another model or tokenizer in the place of the file's; to ask opens nothing."""
+        own_tokenizer = self._tokenizer is None or self.file.made(self._tokenizer)
+        unopened = self._patcher is None and self._model is None
+        return own_tokenizer and (unopened or self.file.opened(self.patcher, self.cond_stage_model))
+
+    @property
+    def is_where_it_was_loaded(self) -> bool:
+        """Whether nobody moved it to a device of another kind than the host loads it on."""
+        return self._patcher is None or _kind(self._patcher) == _kind(self.file.short().patcher)
 
     @property
     def patcher(self) -> Any:
@@ -130,7 +172,8 @@ class LazyClip:
         """Its patcher, with which nobody else shares patches."""
         if self._patcher is None:
             base = self.file.short()
-            self._patcher, self._model = base.patcher.clone(), base.cond_stage_model
+            self._patcher = base.patcher.clone()
+            self._model = base.cond_stage_model if self._model is None else self._model
         return self._patcher
 
     def clone(self, disable_dynamic: bool = False) -> LazyClip:
@@ -142,7 +185,7 @@ class LazyClip:
         twin._tokenizer = self._tokenizer
         if self._patcher is not None or disable_dynamic:
             twin._patcher = self.opened().clone(disable_dynamic=disable_dynamic)
-            twin._model = self._model
+        twin._model = self._model
         return twin
 
     def is_dynamic(self) -> bool:
@@ -166,6 +209,15 @@ class LazyClip:
             whole.patcher.patches = {name: list(patches) for name, patches in self._patcher.patches.items()}
             whole.patcher.patches_uuid = self._patcher.patches_uuid
         return whole
+
+
+def template_of(tokenizer: Any) -> str | None:
+    """The chat template it puts a prompt into, where it has one."""
+    return getattr(tokenizer, "llama_template", None)
+
+
+def _kind(patcher: ModelPatcher) -> str:
+    return str(torch.device(patcher.load_device).type)
 
 
 class _Unopened:

@@ -43,7 +43,9 @@ def _digest(patches: dict[str, Any]) -> str:
         raise UnknownPatch("it is too large")
     content = hashlib.sha256()
     for part in parts:
-        content.update(_bytes(part) if isinstance(part, torch.Tensor) else repr(part).encode())
+        value = _bytes(part) if isinstance(part, torch.Tensor) else repr(part).encode()
+        content.update(b"%d:" % len(value))  # where one ends and the next begins
+        content.update(value)
     return content.hexdigest()
 
 

@@ -119,7 +119,7 @@ STEPS_ASIDE = {
 }
 # Text under nodes, which a line in the log stands in for.
 TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
-# Needed only once memory runs out, on a graphics card, or with a LoRA on the text encoder.
+# Needed only once memory runs out, on a graphics card, in bf16, or with a LoRA on the text encoder.
 UNUSED = {
     "comfy.model_management.WINDOWS",
     "comfy.model_management.is_device_cuda",
@@ -127,6 +127,7 @@ UNUSED = {
     "comfy.model_management.is_nvidia",
     "comfy.model_management.is_wsl",
     "comfy.model_management.soft_empty_cache",
+    "comfy.model_management.supports_cast",
     "comfy.weight_adapter.WeightAdapterBase",
 }
 # Methods of the host's objects, which sources do not tell from anyone's: a few stand for all.

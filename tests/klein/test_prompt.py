@@ -22,6 +22,17 @@ from klein9b.klein.prompt import LAST_LAYER, MAX_TOKENS, TAPS, TextLength, image
         ("\uc774\ubbf8\uc9c0 2\uc640 \uc0ac\uc9c4 3", {2, 3}),
         ("an image of 3 men, a picture 4k, photo 2024, photo 35mm", set()),
         ("image 16:9, image 1024x768, reimage 3, image 0", set()),
+        ("image 10 and image 11, Bild 12", {10}),
+        ("a figure 8 on ice, skating the figure 8, in figure 8. A Figure 8", set()),
+        ("photo 50 mm lens, photo 8 mm lens, Photo 3 by 4 inches", set()),
+        ("picture 10 dancers. Picture 10 dancers, a picture 3", set()),
+        ("reference 90 degrees, reference 9 degrees", set()),
+        ("photograph 80 years old woman, photograph 8 years old girl", set()),
+        ("ein Foto 3. Foto 3 T\u00e4nzer", set()),
+        ("figure #8, photo #2 dancers", {2, 8}),
+        ("Reference 3, then the dress of Picture 2 and the pose from photo 4", {2, 3, 4}),
+        ("das Licht aus Foto 2 und die Farben von Abbildung 3", {2, 3}),
+        ("photos 1, 2 and 3.", {1, 2, 3}),
         ("", set()),
     ],
 )
@@ -42,7 +53,10 @@ def test_weights(text, words):
     assert weighted_words(text) == words
 
 
-@pytest.mark.parametrize("text", ["(" * 100_000, "(a" + "b" * 100_000, "image " * 20_000, "image 1" + "." * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 100_000, "(a" + "b" * 100_000, "image " * 20_000, "photo 1 " * 20_000, "image 1" + "." * 100_000],
+)
 def test_a_hostile_text_takes_no_longer_than_a_long_one(text):
     start = time.process_time()
     images_spoken_of(text)

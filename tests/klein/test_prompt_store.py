@@ -263,6 +263,23 @@ class TestStore:
         assert store.find(key).place == "RAM" and not list(tmp_path.iterdir())
         assert store.find(PromptKey(KEY)) is None and store.find(PromptKey(KEY, process="another")) is None
 
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_nobody_else_can_write_into_what_is_kept(self, tmp_path, restarted):
+        store, handed_in = PromptStore(tmp_path), encoding()
+        store.keep(PromptKey(KEY), handed_in)
+        store = PromptStore(tmp_path) if restarted else store
+        for one in (handed_in, store.find(PromptKey(KEY)).encoding, store.find(PromptKey(KEY)).encoding):
+            for tensor in one.tensors.values():
+                tensor.zero_()
+        assert same(encoding(), store.find(PromptKey(KEY)).encoding)
+
+    def test_it_takes_64_mib_of_ram(self, tmp_path):
+        store, one = PromptStore(tmp_path), encoding(tokens=512)
+        keys = [PromptKey(f"{i}", process="it") for i in range(4)]
+        for key in keys:
+            store.keep(key, one)
+        assert [store.find(key) is not None for key in keys] == [False, False, True, True]
+
     def test_ram_is_bounded(self, tmp_path):
         one = encoding()
         store = PromptStore(tmp_path, ram_bytes=int(2.5 * one.nbytes))

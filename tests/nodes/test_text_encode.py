@@ -115,6 +115,13 @@ def same(one, other):
     )
 
 
+def key_of(clip):
+    from klein9b.nodes.host.kept_prompts import prompt_key
+    from klein9b.nodes.host.klein_encoder import Precision
+
+    return prompt_key(clip, TEXT, Precision.FP32)
+
+
 def restart():
     """As far as kept prompts are concerned."""
     from klein9b.nodes.host import kept_prompts
@@ -284,6 +291,16 @@ class TestPrecision:
         assert far(ours, exact) > cost / 3
         assert torch.equal(ours.bfloat16().float(), ours) and not torch.equal(stocks.bfloat16().float(), stocks)
 
+    def test_a_device_without_bfloat16_is_one_sentence(self, clip, monkeypatch):
+        import comfy.model_management
+
+        monkeypatch.setattr(comfy.model_management, "supports_cast", lambda _, dtype: dtype is not torch.bfloat16)
+        assert encode(clip, "on a processor", precision="bf16")[0][0][0].any()
+        clip.patcher.load_device = torch.device("meta")
+        sentence = "^The text encoder runs on meta, which has no bfloat16, and precision is bf16: choose fp32.$"
+        with pytest.raises(ValueError, match=sentence):
+            encode(clip, TEXT, precision="bf16")
+
     def test_bf16_is_kept_in_half_the_bytes(self, clip, prompts_folder):
         sizes = []
         for precision in ("fp32", "bf16"):
@@ -431,6 +448,71 @@ class TestKept:
         restart()
         path.write_bytes(encoder.read_bytes())
         assert not same(encode(lazy(path), TEXT)[0], new)
+
+    @pytest.mark.parametrize("open_first", [False, True])
+    @pytest.mark.parametrize("part", ["tokenizer", "cond_stage_model", "patcher"])
+    def test_a_replaced_part_is_another_and_stays_in_ram(self, clip, stock, part, open_first):
+        import copy
+
+        if open_first:
+            clip.patcher.load_device  # noqa: B018
+        key, other = key_of(clip), clip.clone()
+        setattr(other, part, copy.copy(clip.tokenizer) if part == "tokenizer" else getattr(stock, part))
+        assert key_of(other) != key and not key_of(other).outlives_process
+        assert key_of(other) == key_of(other.clone())
+        assert key_of(clip) == key and key.outlives_process
+        again = clip.clone()
+        setattr(again, part, getattr(clip, part))
+        assert key_of(again) == key, "its own, given back"
+
+    def test_a_replaced_tokenizer_encodes_anew(self, clip, shown):
+        import copy
+
+        first = encode(clip, TEXT)[0]
+        other = clip.clone()
+        other.tokenizer = copy.copy(clip.tokenizer)
+        other.tokenizer.llama_template = "{}"
+        assert not same(encode(other, TEXT)[0], first) and shown["Klein9BTextEncode"].startswith("prompt: encoded")
+
+    def test_a_replaced_model_is_not_put_back(self, clip, stock):
+        clip.cond_stage_model = stock.cond_stage_model
+        assert clip.clone().cond_stage_model is stock.cond_stage_model
+        clip.patcher.load_device  # noqa: B018
+        assert clip.cond_stage_model is stock.cond_stage_model
+
+    def test_a_template_changed_in_place_is_another(self, clip, encoder, stock, monkeypatch):
+        from klein9b.nodes.host import lazy_clip
+
+        keys = [key_of(clip), key_of(stock)]
+        assert clip.file._tokenizer is None, "made by nobody yet"
+        clip.tokenize("x")
+        assert key_of(clip) == keys[0]
+        monkeypatch.setattr(clip.tokenizer, "llama_template", "{}")
+        monkeypatch.setattr(stock.tokenizer, "llama_template", "{}")
+        assert lazy_clip.template_of(clip.tokenizer) == "{}"
+        assert {key_of(clip), key_of(stock)}.isdisjoint(keys) and key_of(clip).outlives_process
+
+    def test_saving_a_replaced_file_does_not_rename_the_weights_in_use(self, models, encoder, prompts_folder, opened):
+        path = models / "text_encoders" / "saved.safetensors"
+        path.write_bytes(encoder.read_bytes())
+        clip = lazy(path)
+        encode(clip, TEXT)
+        key = key_of(clip)
+        save_file({k: v.to(torch.bfloat16) for k, v in text_encoder(seed=4).items()}, path)
+        clip.get_sd()
+        assert len(opened) == 2 and key_of(clip) == key == key_of(clip.clone())
+        assert key_of(lazy(path)) != key
+
+    def test_the_device_is_the_same_before_and_after_the_host_moved_it(self, clip, monkeypatch):
+        import comfy.model_management
+
+        monkeypatch.setattr(comfy.model_management, "text_encoder_device", lambda: torch.device("meta"))
+        key = key_of(clip)
+        clip.patcher.load_device  # noqa: B018
+        assert clip.patcher.load_device.type == "cpu" and key_of(clip) == key
+        moved = clip.clone()
+        moved.patcher.load_device = torch.device("meta")
+        assert key_of(moved) != key
 
     def test_the_path_does_not_matter(self, models, encoder, prompts_folder, opened):
         """Linked under another name, as a library of models is."""

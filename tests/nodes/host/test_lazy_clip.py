@@ -154,6 +154,19 @@ class TestUnopened:
         assert len(opened) == 1 and clip.cond_stage_model is twin.cond_stage_model
         assert not same(encode(twin), encode(clip))
 
+    @pytest.mark.parametrize("open_first", [False, True])
+    def test_a_deep_copy_shares_nothing(self, clip, stock, opened, open_first):
+        import copy
+
+        if open_first:
+            clip.patcher.load_device  # noqa: B018
+        deep = copy.deepcopy(clip)
+        assert deep.is_open == open_first and len(opened) == open_first and deep.tokenizer_options
+        assert same(encode(deep), encode(stock)) and same(encode(clip), encode(stock))
+        name = "qwen3_8b.transformer.model.layers.3.mlp.up_proj.weight"
+        deep.cond_stage_model.state_dict()[name].zero_()
+        assert not same(encode(deep), encode(stock)) and same(encode(clip), encode(stock))
+
     def test_the_stand_in_for_its_patcher_is_the_patcher(self, clip, opened):
         import comfy.model_management
 
