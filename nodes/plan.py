@@ -18,6 +18,7 @@ from ..klein.kv_store import Storage
 from ..klein.official_files import ENCODERS, MODELS, VAES, encoder_file, model_file, official, vae_file
 from ..klein.plan import Files, Plan, report
 from ..klein.plan_picture import draw_plan
+from ..klein.prompt import MOST_IMAGES
 from ..klein.residency import GIB, Card, imagined_card
 from ..klein.vram import Job
 from .host.card import this_card
@@ -27,7 +28,6 @@ from .host.text import show_text
 log = logging.getLogger(__name__)
 
 OFF = "off"
-MAX_REFERENCES = 10
 _MODEL_FOLDERS = ("diffusion_models", "unet_gguf")
 _ENCODER_FOLDERS = ("text_encoders", "clip_gguf")
 _VAE_FOLDERS = ("vae",)
@@ -70,7 +70,7 @@ class Klein9BPlan(io.ComfyNode):
                 io.Int.Input("width", tooltip="Width of the new picture in pixels.", **_SIDE),
                 io.Int.Input("height", tooltip="Height of the new picture in pixels.", **_SIDE),
                 io.Int.Input(
-                    "references", default=0, min=0, max=MAX_REFERENCES, tooltip="How many reference images are used."
+                    "references", default=0, min=0, max=MOST_IMAGES, tooltip="How many reference images are used."
                 ),
                 io.Float.Input(
                     "reference_megapixels",

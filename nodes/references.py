@@ -20,6 +20,7 @@ from ..klein.framing import (
     snap,
 )
 from ..klein.latent import LATENT_CHANNELS
+from ..klein.prompt import MOST_IMAGES
 from .host.fits import refuse_references
 from .host.frame import FramedImage, FrameSocket
 from .host.newer_host import needs_host
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 MATCH = "match_input_image"
 CUSTOM = "custom"
-MAX_IMAGES = 10
 
 _SIDE = {"default": 1024, "min": 64, "max": 4096, "step": GRID}
 
@@ -86,7 +86,7 @@ class Klein9BReferences(io.ComfyNode):
                             optional=True,
                             tooltip="A reference. Every frame of a batch is a reference of its own.",
                         ),
-                        names=[f"image_{i}" for i in range(1, MAX_IMAGES + 1)],
+                        names=[f"image_{i}" for i in range(1, MOST_IMAGES + 1)],
                         min=0,
                     ),
                     optional=True,
