@@ -38,9 +38,10 @@ class RamCopy:
     """
 
     def __init__(self, ram: Ram, tensors: tuple[Tensor, ...]) -> None:
-        self.tensors = tuple(torch.empty(t.shape, dtype=t.dtype, device=RAM) for t in tensors)
         self._ram = ram
-        self._pinned = [copy for copy in self.tensors if ram.pin(copy)]
+        self._pinned: list[Tensor] = []  # before anything can fail: what is half made is released, too
+        self.tensors = tuple(torch.empty(t.shape, dtype=t.dtype, device=RAM) for t in tensors)
+        self._pinned.extend(copy for copy in self.tensors if ram.pin(copy))
         for copy, tensor in zip(self.tensors, tensors):
             copy.copy_(tensor)
 
