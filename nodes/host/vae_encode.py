@@ -44,10 +44,16 @@ class Shortage:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A latent (1, 128, height, width), and why it was made of tiles, which blend into it at their edges."""
+    """A latent (1, 128, height, width).
+
+    Attributes:
+        in_tiles: why it was made of tiles, which blend into it at their edges; None where it is whole.
+        by_chance: memory happened to be short; the next time there may be enough for the whole.
+    """
 
     latent: Tensor
     in_tiles: Shortage | None
+    by_chance: bool = False
 
 
 @needs_host()
@@ -64,7 +70,8 @@ def encode_pictures(vae: VAE, pictures: Iterable[tuple[str, np.ndarray]]) -> tup
     encoder = _Encoder(vae)
     latents, told = [], []
     for label, pixels in pictures:
-        encoded = store.encode(pixels, functools.partial(encoder.encode, label), where=str(vae.device))
+        encode = functools.partial(encoder.encode, label)
+        encoded = store.encode(pixels, encode, where=str(vae.device), keep=lambda made: not made.by_chance)
         latents.append(encoded.latent)
         if encoded.in_tiles is not None:
             told.append(f"{label} was encoded in tiles: {encoded.in_tiles}")
@@ -105,7 +112,8 @@ class _Encoder:
             return Encoded(self.vae.encode_tiled(pixels), Shortage(least, self.there))
         wanted = self.vae.memory_used_encode((1, channels, height, width), self.vae.vae_dtype)
         watched = _Watched(self.vae, int(wanted))
-        return Encoded(watched.vae.encode(pixels), watched.shortage)
+        latent = watched.vae.encode(pixels)
+        return Encoded(latent, watched.shortage, by_chance=watched.shortage is not None)
 
 
 class _Watched:

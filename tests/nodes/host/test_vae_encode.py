@@ -104,16 +104,25 @@ def test_when_the_host_runs_out_and_tiles_by_itself_it_is_said(vae, encode, monk
     assert torch.equal(latents[1], whole(vae, photo("coffee")))
 
 
-def test_what_was_in_tiles_is_said_again_when_it_is_found(vae, encode, monkeypatch):
-    running_out(monkeypatch, vae, times=1)
+def test_what_could_never_fit_is_kept_and_said_again_when_it_is_found(vae, encode, monkeypatch):
+    device_of(monkeypatch, 0.40)
     first, told = encode(photo())
     again, told_again = encode(photo())
     assert again[0] is first[0] and told_again == told != []
 
 
-def test_on_another_device_the_whole_is_not_taken_for_the_tiles(vae, encode, monkeypatch):
+def test_what_the_host_tiled_by_chance_is_whole_the_next_time(vae, encode, monkeypatch):
     running_out(monkeypatch, vae, times=1)
     (tiled,), told = encode(photo())
+    (latent,), silent = encode(photo())
+    assert told and not silent and torch.equal(latent, whole(vae, photo()))
+    assert not torch.equal(latent, tiled) and encode(photo())[0][0] is latent
+
+
+def test_on_another_device_the_whole_is_not_taken_for_the_tiles(vae, encode, monkeypatch):
+    with monkeypatch.context() as small:
+        device_of(small, 0.40)
+        (tiled,), told = encode(photo())
     monkeypatch.setattr(vae, "device", torch.device("cpu", 0))
     (latent,), silent = encode(photo())
     assert told and not silent and not torch.equal(latent, tiled)
