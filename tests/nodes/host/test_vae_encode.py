@@ -93,6 +93,28 @@ def test_the_numbers_are_the_pictures_and_the_devices(vae, encode, monkeypatch):
     assert told == ["image_1 was encoded in tiles: 5.8 GiB needed, 3.6 GiB there"]
 
 
+@pytest.mark.parametrize("nobody_knows", ["DirectML", "Apple"])
+def test_where_nobody_knows_the_memory_nothing_is_in_tiles_at_once(vae, encode, monkeypatch, nobody_knows):
+    import comfy.model_management
+
+    device_of(monkeypatch, 0.40)
+    monkeypatch.setattr(vae, "encode", lambda pixels: torch.zeros(1, 128, 4, 20))
+    monkeypatch.setattr(vae, "encode_tiled", lambda pixels: pytest.fail("the whole was not tried"))
+    if nobody_knows == "DirectML":
+        monkeypatch.setattr(comfy.model_management, "is_directml_enabled", lambda: True)
+    else:
+        monkeypatch.setattr(vae, "device", torch.device("mps"))
+    assert encode(photo())[1] == []
+
+
+def test_where_nobody_knows_the_memory_the_hosts_own_tiles_are_said_without_it(vae, encode, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "is_directml_enabled", lambda: True)
+    running_out(monkeypatch, vae, times=1)
+    assert encode(photo())[1] == ["image_1 was encoded in tiles: 0.1 GiB needed, not so much there"]
+
+
 def test_when_the_host_runs_out_and_tiles_by_itself_it_is_said(vae, encode, monkeypatch):
     wanted = in_tiles(vae, photo())
     running_out(monkeypatch, vae, times=1)
