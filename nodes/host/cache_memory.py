@@ -86,6 +86,10 @@ class ReferenceMemory:
     ) -> int:
         return self.store.offload(int(min(memory_to_free, sys.maxsize)))
 
+    def make_way(self) -> None:
+        """As the store's, after the device ran out of memory."""
+        self.store.make_way(int(self.get_free_memory(self.load_device)))
+
     @contextmanager
     def beside(self, patcher: ModelPatcher) -> Iterator[None]:
         """While the host loads it with this one."""
@@ -115,14 +119,14 @@ def host_ram() -> Ram:
     def kept_free() -> float:
         return max(comfy.memory_management.RAM_CACHE_HEADROOM / 2, LEAST_FREE_RAM)
 
-    def has_room(size: int) -> bool:
-        return free_memory(RAM) >= size + kept_free()
+    def room() -> int:
+        return int(free_memory(RAM) - kept_free())
 
     def pin(tensor: Tensor) -> bool:
-        return has_room(tensor.nbytes) and pin_memory(tensor)
+        return room() >= tensor.nbytes and pin_memory(tensor)
 
     kept_free()  # asked now: that it is missing must be told while a run can still step aside
-    return Ram(pin, comfy.model_management.unpin_memory, has_room)
+    return Ram(pin, comfy.model_management.unpin_memory, room)
 
 
 def reference_memory(load_device: torch.device, offload_device: torch.device) -> ReferenceMemory:
