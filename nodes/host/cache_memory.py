@@ -108,7 +108,8 @@ class ReferenceMemory:
 def host_ram() -> Ram:
     """As the host shares it out: by its own count of pinned pages, and short of it where its own weights find it short.
 
-    See ensure_pin_budget in ComfyUI's model_management.
+    Pins are taken of what is left of the host's limit. For more it would unpin weights of the running model, and it
+    never takes ours back. See ensure_pin_budget and ensure_pin_registerable in ComfyUI's model_management.
     """
     import comfy.memory_management
     import comfy.model_management
@@ -122,10 +123,13 @@ def host_ram() -> Ram:
     def room() -> int:
         return int(free_memory(RAM) - kept_free())
 
-    def pin(tensor: Tensor) -> bool:
-        return room() >= tensor.nbytes and pin_memory(tensor)
+    def pins_left() -> float:
+        return comfy.model_management.MAX_PINNED_MEMORY - comfy.model_management.TOTAL_PINNED_MEMORY
 
-    kept_free()  # asked now: that it is missing must be told while a run can still step aside
+    def pin(tensor: Tensor) -> bool:
+        return min(room(), pins_left()) >= tensor.nbytes and pin_memory(tensor)
+
+    kept_free(), pins_left()  # asked now: what is missing must be told while a run can still step aside
     return Ram(pin, comfy.model_management.unpin_memory, room)
 
 

@@ -99,6 +99,8 @@ STEPS_ASIDE = {
     "comfy.ldm.flux.model.Flux",
     "comfy.ldm.flux.model.Flux.process_img",
     "comfy.memory_management.RAM_CACHE_HEADROOM",
+    "comfy.model_management.MAX_PINNED_MEMORY",
+    "comfy.model_management.TOTAL_PINNED_MEMORY",
     "comfy.model_management.get_free_memory",
     "comfy.model_management.in_training",
     "comfy.model_management.is_oom",
