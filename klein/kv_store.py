@@ -67,7 +67,11 @@ class Placement(str, Enum):
 
 
 class NoRoom(RuntimeError):
-    """The device has less room than Placement.GPU needs; the message says how much, and what to do."""
+    """The device has less room than Placement.GPU needs, or RAM than Placement.CPU; the message says how much."""
+
+
+class NoRoomAnywhere(RuntimeError):
+    """The device and RAM together have less room than Placement.AUTO needs."""
 
 
 def bytes_per_token(model: Any, storage: Storage, dtype: torch.dtype) -> int:
@@ -129,8 +133,8 @@ class ReferenceStore:
 
     The budget bounds what is kept after a run, on the device and in RAM together; the entries of the run that is
     going on are never dropped. The allowance bounds the part on the device: whoever manages its memory sets it with
-    `allow` and takes bytes back with `offload`, at any moment. What no run uses is moved to RAM only while that has
-    room, and is dropped where it has none.
+    `allow` and takes bytes back with `offload`, at any moment; what the run uses is then moved to RAM, whatever room
+    that has. What no run uses is dropped where RAM has none, and what a run would add there is refused.
     """
 
     def __init__(self, device: torch.device, ram: Ram = PLAIN) -> None:
@@ -160,7 +164,12 @@ class ReferenceStore:
         return entry
 
     def add(self, key: Hashable, pairs: Iterable[KeyValue], storage: Storage, dtype: torch.dtype) -> Entry:
-        """Keeps pairs as they are computed. If computing fails, nothing of them stays."""
+        """Keeps pairs as they are computed. If computing fails, nothing of them stays.
+
+        Raises:
+            NoRoom: where they must lie has no room for them.
+            NoRoomAnywhere: neither the device nor RAM has.
+        """
         self._release_reserve()
         self._building = entry = Entry(storage, dtype)
         try:
@@ -185,7 +194,7 @@ class ReferenceStore:
             if self._make_room(layer.nbytes):
                 self._to_device((id(entry), index), layer)
         if not layer.on_device and self.placement is Placement.GPU:
-            raise self._no_room(layer.nbytes)
+            raise self._no_room_on_device(layer.nbytes)
         tensors = layer.tensors if layer.on_device else self._stream.take((id(entry), index), layer.tensors)
         following = entry.layers[(index + 1) % len(entry.layers)]
         if not following.on_device:
@@ -225,7 +234,23 @@ class ReferenceStore:
             NoRoom: the references must lie on the device, and the allowance is less than they need.
         """
         if self.placement is Placement.GPU and self._needed > self.allowance:
-            raise self._no_room(0)
+            raise self._no_room_on_device(0)
+
+    def make_way(self, free: int) -> None:
+        """After the device ran out of memory: everything leaves it. free: what it has free beside the store.
+
+        Raises:
+            NoRoom: the references must lie there.
+            NoRoomAnywhere: RAM has no room for them.
+        """
+        if self.placement is Placement.GPU:
+            room = f"{_gib(self.device_bytes + free)} there for them and for a step, which was not enough"
+            raise self._no_room(self._needed, f"on {self.device}", room)
+        while self._idle() and not self._ram.has_room(self._kept_on_device):
+            self._drop(self._idle()[0])
+        if self._kept_on_device:
+            self._require_ram(self._kept_on_device)
+        self.offload(max(1, self.device_bytes))
 
     def end_run(self) -> None:
         """Drops what the budget or the RAM has no room for; with a budget of 0, everything."""
@@ -234,7 +259,7 @@ class ReferenceStore:
         self._tokens = self._needed = 0
         self._in_use.clear()
         self._drop_over_budget()
-        self._drop_while_ram_is_short()
+        self._drop_while_ram_is_short(0)
 
     def allow(self, device_bytes: int) -> None:
         """Sets the allowance, gives back what is above it, and takes hold of what the run will bring."""
@@ -280,16 +305,37 @@ class ReferenceStore:
         if self._make_room(layer.nbytes):
             return layer
         if self.placement is Placement.GPU:
-            raise self._no_room(layer.nbytes)
+            raise self._no_room_on_device(layer.nbytes)
+        self._require_ram(layer.nbytes)
         self._to_ram(layer)
         return layer
 
-    def _no_room(self, more: int) -> NoRoom:
+    def _require_ram(self, size: int) -> None:
+        """Room there for so many bytes more, after dropping what no run uses."""
+        if self.device == RAM:
+            return
+        self._drop_while_ram_is_short(size)
+        if self._ram.has_room(size):
+            return
+        if self.placement is Placement.CPU:
+            raise self._no_room_in_ram(size)
+        raise NoRoomAnywhere(f"There is no room for the references' keys and values on {self.device}, nor in RAM.")
+
+    def _no_room_on_device(self, more: int) -> NoRoom:
         needed = max(self._needed, self.device_bytes + more)
+        room = f"room there for {_gib(self.allowance)} beside what a step needs"
+        return self._no_room(needed, f"on {self.device}", room)
+
+    def _no_room_in_ram(self, more: int) -> NoRoom:
+        there = self.held_bytes - self._kept_on_device
+        room = f"room there for {_gib(there + max(0, self._ram.room()))} beside what it keeps free"
+        return self._no_room(max(self._needed, there + more), "in RAM", room)
+
+    def _no_room(self, needed: int, where: str, room: str) -> NoRoom:
+        others = "auto" if self.placement is Placement.CPU else "auto or cpu"
         return NoRoom(
-            f"The references' keys and values need {_gib(needed)} on {self.device}, and ComfyUI has room there for "
-            f"{_gib(self.allowance)} beside what a step needs. Set placement to auto or cpu, storage to a smaller one, "
-            "or connect fewer or smaller references."
+            f"The references' keys and values need {_gib(needed)} {where}, and ComfyUI has {room}. Set placement to "
+            f"{others}, storage to a smaller one, or connect fewer or smaller references."
         )
 
     def _make_room(self, device_bytes: int) -> bool:
@@ -337,9 +383,10 @@ class ReferenceStore:
                 break
             self._drop(key)
 
-    def _drop_while_ram_is_short(self) -> None:
+    def _drop_while_ram_is_short(self, size: int) -> None:
+        """Of so many bytes."""
         for key in self._idle():
-            if self._ram.has_room(0):
+            if self._ram.has_room(size):
                 break
             entry = self._entries[key]
             if self.device == RAM or entry.device_bytes < entry.nbytes:

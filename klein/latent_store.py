@@ -23,15 +23,26 @@ class LatentStore(Generic[Latent]):
     def __init__(self) -> None:
         self._latents: OrderedDict[Hashable, Latent] = OrderedDict()
 
-    def encode(self, image: np.ndarray, encode: Callable[[torch.Tensor], Latent], *, where: Hashable = None) -> Latent:
-        """The latent of an image (H, W, 3); `encode` takes pixels (1, H, W, 3) and runs only when new.
+    def encode(
+        self,
+        image: np.ndarray,
+        encode: Callable[[torch.Tensor], Latent],
+        *,
+        where: Hashable = None,
+        keep: Callable[[Latent], bool] = lambda latent: True,
+    ) -> Latent:
+        """The latent of an image (H, W, 3); `encode` takes pixels (1, H, W, 3) and runs only when none is kept.
 
         Args:
             where: whatever else the latent depends on, such as the device that has memory for the whole or not.
+            keep: whether a latent is what it would be the next time, too.
         """
         key = (_digest(image), where)
         if key not in self._latents:
-            self._latents[key] = encode(torch.from_numpy(np.ascontiguousarray(image))[None])
+            latent = encode(torch.from_numpy(np.ascontiguousarray(image))[None])
+            if not keep(latent):
+                return latent
+            self._latents[key] = latent
         self._latents.move_to_end(key)
         while len(self._latents) > CAPACITY:
             self._latents.popitem(last=False)

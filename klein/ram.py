@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,12 +19,15 @@ class Ram:
     Attributes:
         pin: locks a CPU tensor's pages, so that copies from it need no processor. False where that is refused.
         unpin: undoes it; must come before the tensor is gone.
-        has_room: whether so many bytes more may be taken.
+        room: how many bytes more may be taken; below zero where RAM is short already.
     """
 
     pin: Callable[[Tensor], bool]
     unpin: Callable[[Tensor], object]
-    has_room: Callable[[int], bool]
+    room: Callable[[], int]
+
+    def has_room(self, size: int) -> bool:
+        return self.room() >= size
 
     def copy(self, tensors: tuple[Tensor, ...]) -> RamCopy:
         """Of tensors on a device."""
@@ -38,9 +42,10 @@ class RamCopy:
     """
 
     def __init__(self, ram: Ram, tensors: tuple[Tensor, ...]) -> None:
-        self.tensors = tuple(torch.empty(t.shape, dtype=t.dtype, device=RAM) for t in tensors)
         self._ram = ram
-        self._pinned = [copy for copy in self.tensors if ram.pin(copy)]
+        self._pinned: list[Tensor] = []  # before anything can fail: what is half made is released, too
+        self.tensors = tuple(torch.empty(t.shape, dtype=t.dtype, device=RAM) for t in tensors)
+        self._pinned.extend(copy for copy in self.tensors if ram.pin(copy))
         for copy, tensor in zip(self.tensors, tensors):
             copy.copy_(tensor)
 
@@ -57,4 +62,4 @@ class RamCopy:
         self.release()
 
 
-PLAIN = Ram(pin=lambda tensor: False, unpin=lambda tensor: None, has_room=lambda size: True)
+PLAIN = Ram(pin=lambda tensor: False, unpin=lambda tensor: None, room=lambda: sys.maxsize)

@@ -86,6 +86,10 @@ class ReferenceMemory:
     ) -> int:
         return self.store.offload(int(min(memory_to_free, sys.maxsize)))
 
+    def make_way(self) -> None:
+        """As the store's, after the device ran out of memory."""
+        self.store.make_way(int(self.get_free_memory(self.load_device)))
+
     @contextmanager
     def beside(self, patcher: ModelPatcher) -> Iterator[None]:
         """While the host loads it with this one."""
@@ -104,7 +108,8 @@ class ReferenceMemory:
 def host_ram() -> Ram:
     """As the host shares it out: by its own count of pinned pages, and short of it where its own weights find it short.
 
-    See ensure_pin_budget in ComfyUI's model_management.
+    Pins are taken of what is left of the host's limit. For more it would unpin weights of the running model, and it
+    never takes ours back. See ensure_pin_budget and ensure_pin_registerable in ComfyUI's model_management.
     """
     import comfy.memory_management
     import comfy.model_management
@@ -115,14 +120,17 @@ def host_ram() -> Ram:
     def kept_free() -> float:
         return max(comfy.memory_management.RAM_CACHE_HEADROOM / 2, LEAST_FREE_RAM)
 
-    def has_room(size: int) -> bool:
-        return free_memory(RAM) >= size + kept_free()
+    def room() -> int:
+        return int(free_memory(RAM) - kept_free())
+
+    def pins_left() -> float:
+        return comfy.model_management.MAX_PINNED_MEMORY - comfy.model_management.TOTAL_PINNED_MEMORY
 
     def pin(tensor: Tensor) -> bool:
-        return has_room(tensor.nbytes) and pin_memory(tensor)
+        return min(room(), pins_left()) >= tensor.nbytes and pin_memory(tensor)
 
-    kept_free()  # asked now: that it is missing must be told while a run can still step aside
-    return Ram(pin, comfy.model_management.unpin_memory, has_room)
+    kept_free(), pins_left()  # asked now: what is missing must be told while a run can still step aside
+    return Ram(pin, comfy.model_management.unpin_memory, room)
 
 
 def reference_memory(load_device: torch.device, offload_device: torch.device) -> ReferenceMemory:

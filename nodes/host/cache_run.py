@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from ...kernels.eager.append_kv import KeyValue
 from ...klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
 from ...klein.kv_pass import reference_keys_values
-from ...klein.kv_store import Placement, Storage, bytes_per_token
+from ...klein.kv_store import NoRoomAnywhere, Placement, Storage, bytes_per_token
 from .block_functions import host_functions
 from .cache_blocks import References, own_places, with_references
 from .cache_memory import ReferenceMemory, memories
@@ -185,22 +186,34 @@ class SamplingRun:
 
     @needs_host()
     def _within_memory(self, evaluate: Callable[[], Tensor | None]) -> Tensor | None:
-        """Tries with what is on the device, then with everything in RAM, then leaves it to the stock path."""
+        """Tries with what is on the device, then with everything in RAM, then leaves it to the stock path.
+
+        Raises:
+            NoRoom: there is none where the references must lie.
+        """
         import comfy.model_management
 
         is_oom = comfy.model_management.is_oom  # found before the model runs: its absence must not hide an error
-        store = self.memory.store
-        for give_up in (False, True):
-            try:
-                return evaluate()
-            except Exception as error:
-                if not is_oom(error):
-                    raise
-            store.offload(max(1, store.device_bytes))
-            comfy.model_management.soft_empty_cache()
-            if give_up:
-                self.refuse("there is not enough memory for the references' keys and values")
+        with suppress(NoRoomAnywhere):
+            for _ in range(2):
+                try:
+                    return evaluate()
+                except Exception as error:
+                    if not is_oom(error):
+                        raise
+                self.memory.make_way()
+                comfy.model_management.soft_empty_cache()
+        self._let_go()
+        comfy.model_management.soft_empty_cache()
+        self.refuse("there is not enough memory for the references' keys and values")
         return None
+
+    def _let_go(self) -> None:
+        """The run goes on without references kept, so they leave the device, and RAM where that is short."""
+        store = self.memory.store
+        self.references = ReferenceRun(store, self.settings.storage)
+        store.end_run()
+        store.offload(max(1, store.device_bytes))
 
     def finish(self) -> None:
         store = self.memory.store

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +34,28 @@ class NotEvenInTiles(RuntimeError):
 
 @dataclass(frozen=True)
 class Shortage:
-    """Why a picture was encoded in tiles, in bytes."""
+    """Why a picture was encoded in tiles, in bytes; None was there where nobody knows."""
 
     needed: int
-    there: int
+    there: int | None
 
     def __str__(self) -> str:
-        return f"{self.needed / GIB:.1f} GiB needed, {self.there / GIB:.1f} GiB there"
+        there = "not so much" if self.there is None else f"{self.there / GIB:.1f} GiB"
+        return f"{self.needed / GIB:.1f} GiB needed, {there} there"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A latent (1, 128, height, width), and why it was made of tiles, which blend into it at their edges."""
+    """A latent (1, 128, height, width).
+
+    Attributes:
+        in_tiles: why it was made of tiles, which blend into it at their edges; None where it is whole.
+        by_chance: memory happened to be short; the next time there may be enough for the whole.
+    """
 
     latent: Tensor
     in_tiles: Shortage | None
+    by_chance: bool = False
 
 
 @needs_host()
@@ -64,7 +72,8 @@ def encode_pictures(vae: VAE, pictures: Iterable[tuple[str, np.ndarray]]) -> tup
     encoder = _Encoder(vae)
     latents, told = [], []
     for label, pixels in pictures:
-        encoded = store.encode(pixels, functools.partial(encoder.encode, label), where=str(vae.device))
+        encode = functools.partial(encoder.encode, label)
+        encoded = store.encode(pixels, encode, where=str(vae.device), keep=lambda made: not made.by_chance)
         latents.append(encoded.latent)
         if encoded.in_tiles is not None:
             told.append(f"{label} was encoded in tiles: {encoded.in_tiles}")
@@ -76,7 +85,8 @@ class _Encoder:
     """What it needs of the host is looked up first: its absence must not hide an error, nor depend on what is kept.
 
     Attributes:
-        there: bytes for activations when nothing but this VAE is on its device.
+        there: bytes for activations when nothing but this VAE is on its device. Unlimited where nobody knows: DirectML
+            tells ComfyUI nothing, and ComfyUI then says 1 GiB; Apple's card takes of the RAM, and swaps.
     """
 
     def __init__(self, vae: VAE) -> None:
@@ -84,7 +94,9 @@ class _Encoder:
 
         self.vae = vae
         reserved = comfy.model_management.extra_reserved_memory() + vae.patcher.model_size()
-        self.there = max(0, int(comfy.model_management.get_total_memory(vae.device) - reserved))
+        total = comfy.model_management.get_total_memory(vae.device)
+        self._told = not comfy.model_management.is_directml_enabled()
+        self.there = max(0, int(total - reserved)) if self._told and vae.device.type != "mps" else sys.maxsize
         self._raise_non_oom = comfy.model_management.raise_non_oom
 
     def encode(self, label: str, pixels: Tensor) -> Encoded:
@@ -104,8 +116,12 @@ class _Encoder:
         if least > self.there:
             return Encoded(self.vae.encode_tiled(pixels), Shortage(least, self.there))
         wanted = self.vae.memory_used_encode((1, channels, height, width), self.vae.vae_dtype)
-        watched = _Watched(self.vae, int(wanted))
-        return Encoded(watched.vae.encode(pixels), watched.shortage)
+        watched = _Watched(self.vae, int(wanted), self._free if self._told else lambda: None)
+        latent = watched.vae.encode(pixels)
+        return Encoded(latent, watched.shortage, by_chance=watched.shortage is not None)
+
+    def _free(self) -> int:
+        return int(self.vae.patcher.get_free_memory(self.vae.device))
 
 
 class _Watched:
@@ -116,13 +132,13 @@ class _Watched:
         shortage: what the host wanted and what was there when it gave up on the whole.
     """
 
-    def __init__(self, vae: VAE, wanted: int) -> None:
+    def __init__(self, vae: VAE, wanted: int, free: Callable[[], int | None]) -> None:
         self.vae = copy.copy(vae)
         self.shortage: Shortage | None = None
         in_tiles = vae.encode_tiled_
 
         def telling(*args: Any, **kwargs: Any) -> Tensor:
-            self.shortage = Shortage(wanted, int(vae.patcher.get_free_memory(vae.device)))
+            self.shortage = Shortage(wanted, free())
             return in_tiles(*args, **kwargs)
 
         self.vae.encode_tiled_ = telling

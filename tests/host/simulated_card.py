@@ -23,6 +23,7 @@ class SimulatedCard:
         out_of: bytes taken from it.
         peak: of all that lay there at once when somebody looked.
         taken: bytes that nobody's books hold.
+        ram: free RAM, whatever is taken of it.
     """
 
     def __init__(self, monkeypatch, total: int, *, activations: int = 0, vram_state: str = "NORMAL_VRAM") -> None:
@@ -34,6 +35,7 @@ class SimulatedCard:
         self.into, self.out_of = Counter(), Counter()
         self.peak = 0
         self.taken = 0
+        self.ram = 64 * GIB
         self._seen = []
         for model in (*management.current_loaded_models,):
             model.model.detach()
@@ -59,7 +61,7 @@ class SimulatedCard:
             monkeypatch.setattr(management.LoadedModel, name, self._counted(getattr(management.LoadedModel, name)))
 
     def free(self, device=None, torch_free_too=False):
-        free = 64 * GIB if device == RAM else self.total - self.taken - self.used
+        free = self.ram if device == RAM else self.total - self.taken - self.used
         return (free, 0) if torch_free_too else free
 
     @property

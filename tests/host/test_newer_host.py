@@ -61,6 +61,7 @@ LOST = {
     "comfy.model_patcher.ModelPatcher.get_attachment": ("Klein9BReferences", joins_images),
     "comfy.model_management.extra_reserved_memory": ("Klein9BReferences", joins_images),
     "comfy.model_management.get_total_memory": ("Klein9BReferences", joins_images),
+    "comfy.model_management.is_directml_enabled": ("Klein9BReferences", joins_images),
     "comfy.model_management.raise_non_oom": ("Klein9BReferences", joins_images),
     "node_helpers.conditioning_set_values": ("Klein9BReferences", joins_images),
     "nodes.ConditioningZeroOut": ("Klein9BTextEncode", zeroes_the_negative),
@@ -78,7 +79,6 @@ PLAN_ALONE = {
     "comfy.model_management.current_loaded_models",
     "comfy.model_management.get_free_memory",
     "comfy.model_management.get_torch_device_name",
-    "comfy.model_management.is_directml_enabled",
     "comfy.model_management.vram_state",
 }
 PLAN = PLAN_ALONE | {
@@ -88,6 +88,7 @@ PLAN = PLAN_ALONE | {
     "comfy.model_management.get_torch_device",
     "comfy.model_management.is_device_cpu",
     "comfy.model_management.text_encoder_device",
+    "comfy.model_management.is_directml_enabled",
 }
 # The cache steps aside: the picture is the stock path's.
 STEPS_ASIDE = {
@@ -100,6 +101,8 @@ STEPS_ASIDE = {
     "comfy.ldm.flux.model.Flux",
     "comfy.ldm.flux.model.Flux.process_img",
     "comfy.memory_management.RAM_CACHE_HEADROOM",
+    "comfy.model_management.MAX_PINNED_MEMORY",
+    "comfy.model_management.TOTAL_PINNED_MEMORY",
     "comfy.model_management.get_free_memory",
     "comfy.model_management.in_training",
     "comfy.model_management.is_oom",

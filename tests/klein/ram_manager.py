@@ -4,12 +4,12 @@ from klein9b.klein.ram import Ram
 
 
 class Manager:
-    """Grants so many pins, and so many bytes of RAM beyond what is taken."""
+    """Grants so many pins, and so many bytes of RAM beyond what is taken, or up to a capacity of what is pinned."""
 
     def __init__(self, pins=10**6, room=2**60):
-        self.pins, self.room = pins, room
+        self.pins, self.room, self.capacity = pins, room, 2**61
         self.pinned = {}
-        self.ram = Ram(self._pin, self._unpin, lambda size: size <= self.room)
+        self.ram = Ram(self._pin, self._unpin, lambda: min(self.room, self.capacity - self.bytes))
 
     def _pin(self, tensor):
         if len(self.pinned) >= self.pins:

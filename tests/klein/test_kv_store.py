@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from ram_manager import Manager
 
-from klein9b.klein.kv_store import UNLIMITED, NoRoom, Placement, ReferenceStore, Storage, bytes_per_token
+from klein9b.klein.kv_store import (
+    UNLIMITED,
+    NoRoom,
+    NoRoomAnywhere,
+    Placement,
+    ReferenceStore,
+    Storage,
+    bytes_per_token,
+)
 
 LAYERS, HEADS, HEAD_DIM = 3, 2, 16
 TOKEN = LAYERS * 2 * HEADS * HEAD_DIM * 4
@@ -271,6 +279,75 @@ def test_what_no_run_uses_is_dropped_where_ram_has_no_room_for_it():
     assert s.held() == [2] and same(s, s.find(2), 2), "the run's own stays, wherever"
 
 
+LAYER = TOKEN // LAYERS
+
+
+def test_what_a_run_would_add_in_ram_is_refused_where_that_has_no_room():
+    s, manager = on_a_card(room=LAYER - 1)
+    s.begin_run(UNLIMITED, 1, TOKEN)
+    s.allow(LAYER)
+    with pytest.raises(NoRoomAnywhere):
+        add(s, 1)
+    assert s.held() == [] and s.held_bytes == manager.bytes == 0
+    s.allow(TOKEN)
+    assert same(s, add(s, 1), 1), "on the card it takes no RAM"
+
+
+def test_on_cpu_that_is_a_sentence_with_numbers():
+    s, manager = on_a_card(room=LAYER - 1)
+    s.begin_run(UNLIMITED, 2**20, 2**12, Placement.CPU)
+    sentence = r"need 4\.00 GiB in RAM, and ComfyUI has room there for 0\.00 GiB beside what .* Set placement to auto, "
+    with pytest.raises(NoRoom, match=sentence):
+        add(s, 1)
+    assert s.held() == [] and s.held_bytes == manager.bytes == 0
+
+
+def test_idle_references_in_ram_make_way_for_the_runs():
+    s, manager = on_a_card()
+    add(s, 1)
+    s.end_run()
+    s.offload(TOKEN)
+    manager.capacity = TOKEN
+    s.begin_run(UNLIMITED, 1, TOKEN, Placement.CPU)
+    assert same(s, add(s, 2), 2) and s.held() == [2]
+
+
+class TestOutOfMemory:
+    def test_everything_leaves_the_card(self):
+        s, _ = on_a_card()
+        entry = add(s, 1)
+        s.make_way(0)
+        assert s.device_bytes == 0 and same(s, entry, 1)
+
+    def test_where_ram_has_no_room_it_is_refused(self):
+        s, _ = on_a_card(room=TOKEN - 1)
+        add(s, 1)
+        with pytest.raises(NoRoomAnywhere):
+            s.make_way(0)
+
+    def test_idle_references_go_first(self):
+        s, _ = on_a_card(room=TOKEN)
+        add(s, 1)
+        s.end_run()
+        entry = add(s, 2)
+        s.make_way(0)
+        assert s.held() == [2] and s.device_bytes == 0 and same(s, entry, 2)
+
+    def test_what_lies_in_ram_already_needs_none(self):
+        s, manager = on_a_card()
+        s.begin_run(UNLIMITED, 1, TOKEN, Placement.CPU)
+        entry = add(s, 1)
+        manager.room = -1
+        s.make_way(0)
+        assert same(s, entry, 1)
+
+    def test_on_gpu_it_is_said_how_much_was_there(self):
+        s, _ = on_a_card()
+        s.begin_run(UNLIMITED, 2**20, 2**12, Placement.GPU)
+        with pytest.raises(NoRoom, match=r"need 4\.00 GiB on cpu:0, and ComfyUI has 3\.00 GiB there for them and"):
+            s.make_way(3 * 2**30)
+
+
 def test_a_run_that_ends_while_ram_is_short_drops_what_lies_there():
     s, manager = on_a_card()
     for name in (1, 2, 3):
@@ -341,7 +418,11 @@ class Anything(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(name=st.integers(1, 4))
     def use(self, name):
-        entry = self.store.find(name) or add(self.store, name, tokens=name)
+        try:
+            entry = self.store.find(name) or add(self.store, name, tokens=name)
+        except (NoRoom, NoRoomAnywhere):
+            assert self.manager.room < 0 and name not in self.store.held()
+            return
         assert same(self.store, entry, name, tokens=name)
 
     @precondition(lambda self: self.running)

@@ -53,3 +53,12 @@ def test_a_strided_view_is_its_pixels():
     store.encode(pixels[:, 8:72].copy(), encoder)
     assert encoder.calls == 1
     assert isinstance(store.encode(pixels, encoder), torch.Tensor)
+
+
+def test_what_is_not_to_be_kept_is_encoded_anew_each_time():
+    store, encoder = LatentStore(), Encoder()
+    for calls in (1, 2):
+        assert isinstance(store.encode(image(0.5), encoder, keep=lambda latent: False), torch.Tensor)
+        assert encoder.calls == calls
+    kept = store.encode(image(0.5), encoder)
+    assert store.encode(image(0.5), encoder, keep=lambda latent: False) is kept

@@ -1,6 +1,7 @@
 """Copies in RAM: pinned where that is granted, and unpinned before their memory is gone."""
 
 import gc
+import sys
 
 import pytest
 import torch
@@ -45,3 +46,13 @@ def test_it_is_another_memory():
     copy = PLAIN.copy(tensors)
     tensors[0].zero_()
     assert same(copy)
+
+
+def test_what_ram_cannot_hold_is_one_error(monkeypatch):
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    manager = Manager()
+    with pytest.raises(RuntimeError):
+        manager.ram.copy((*pair(), torch.zeros(1).expand(2**60)))
+    gc.collect()
+    assert unraisable == [] and manager.bytes == 0

@@ -302,6 +302,17 @@ def test_what_it_pins_is_in_the_hosts_books(management, cudart, pinning):
     assert before == management.TOTAL_PINNED_MEMORY and cudart.bytes == 0
 
 
+def test_it_pins_only_what_is_left_of_the_hosts_limit(management, monkeypatch, cudart, pinning):
+    """The host would unpin weights of the running model for it, and never takes ours back."""
+    asked = []
+    monkeypatch.setattr(management, "free_registrations", lambda shortfall, **_: asked.append(shortfall))
+    monkeypatch.setattr(management, "TOTAL_PINNED_MEMORY", 1022 * KB)
+    entry = fill(pinning, 1)
+    pinning.detach()
+    assert cudart.bytes == 2 * KB and management.TOTAL_PINNED_MEMORY == 1024 * KB and max(asked) <= 0
+    assert all(float(pinning.store.read(entry, i)[0].mean()) == 1.0 for i in range(4))
+
+
 def test_it_unpins_when_its_model_is_gone(management, cudart):
     from klein9b.nodes.host.cache_memory import reference_memory
 

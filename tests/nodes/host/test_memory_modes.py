@@ -126,6 +126,66 @@ def test_novram_refuses_gpu_in_a_sentence(monkeypatch, comfy_host):
         edit(cached(klein_model(), placement=Placement.GPU)[0], [reference(1)], steps=1)
 
 
+class TestWithoutRoomInRam:
+    """ComfyUI keeps 2 GiB of RAM free."""
+
+    @pytest.fixture
+    def card(self, monkeypatch, comfy_host):
+        card = SimulatedCard(monkeypatch, 4 * MB, activations=4 * MB)
+        card.ram = 2**31 + 2**10
+        return card
+
+    def test_the_run_goes_on_without_the_cache(self, card, caplog):
+        wanted = edit(klein_model(), [reference(1)], steps=2)
+        ours, shown = cached(klein_model())
+        assert torch.equal(edit(ours, [reference(1)], steps=2), wanted)
+        aside = "there is not enough memory for the references' keys and values"
+        assert shown[-1] == f"stock path: {aside}"
+        assert [r.message for r in caplog.records].count(
+            f"Klein 9B Reference Cache steps aside, the stock path runs: {aside}."
+        ) == 1
+        assert store_of(ours).held_bytes == 0
+
+    def test_on_cpu_the_run_ends_with_a_sentence(self, card):
+        ours, _ = cached(klein_model(), placement=Placement.CPU)
+        with pytest.raises(NoRoom, match=r"in RAM, and ComfyUI has room there for .* Set placement to auto, storage"):
+            edit(ours, [reference(1)], steps=1)
+        assert store_of(ours).held_bytes == 0
+
+    def test_out_of_memory_on_the_card_is_the_stock_path_too(self, card, monkeypatch):
+        wanted = edit(klein_model(), [reference(1)], steps=2)
+        card.total = 400 * MB
+        ours, shown = cached(klein_model())
+        running_out(monkeypatch, after=6)
+        assert torch.equal(edit(ours, [reference(1)], steps=2), wanted)
+        assert shown[-1].startswith("stock path: there is not enough memory")
+        assert store_of(ours).held_bytes == 0, "idle by then, and RAM has no room for it"
+
+
+def running_out(monkeypatch, after):
+    """The device is out of memory once, when so many keys and values have been read."""
+    from klein9b.klein.kv_store import ReferenceStore
+
+    read, reads = ReferenceStore.read, []
+
+    def failing(self, entry, index):
+        reads.append(index)
+        if len(reads) == after + 1:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return read(self, entry, index)
+
+    monkeypatch.setattr(ReferenceStore, "read", failing)
+
+
+def test_on_gpu_out_of_memory_says_what_was_there(monkeypatch, comfy_host):
+    card = SimulatedCard(monkeypatch, 2**30)
+    ours, _ = cached(klein_model(), placement=Placement.GPU)
+    running_out(monkeypatch, after=2)
+    with pytest.raises(NoRoom, match=r"and ComfyUI has 0\.9\d GiB there for them and for a step, which was not enough"):
+        edit(ours, [reference(1)], steps=2)
+    assert card.used > 0
+
+
 def test_weights_that_are_loaded_dynamically_make_way_by_themselves(monkeypatch, comfy_host):
     """With dynamic VRAM the card looks full of weights, which the host counts as free where it allocates."""
     import comfy.memory_management

@@ -93,6 +93,28 @@ def test_the_numbers_are_the_pictures_and_the_devices(vae, encode, monkeypatch):
     assert told == ["image_1 was encoded in tiles: 5.8 GiB needed, 3.6 GiB there"]
 
 
+@pytest.mark.parametrize("nobody_knows", ["DirectML", "Apple"])
+def test_where_nobody_knows_the_memory_nothing_is_in_tiles_at_once(vae, encode, monkeypatch, nobody_knows):
+    import comfy.model_management
+
+    device_of(monkeypatch, 0.40)
+    monkeypatch.setattr(vae, "encode", lambda pixels: torch.zeros(1, 128, 4, 20))
+    monkeypatch.setattr(vae, "encode_tiled", lambda pixels: pytest.fail("the whole was not tried"))
+    if nobody_knows == "DirectML":
+        monkeypatch.setattr(comfy.model_management, "is_directml_enabled", lambda: True)
+    else:
+        monkeypatch.setattr(vae, "device", torch.device("mps"))
+    assert encode(photo())[1] == []
+
+
+def test_where_nobody_knows_the_memory_the_hosts_own_tiles_are_said_without_it(vae, encode, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "is_directml_enabled", lambda: True)
+    running_out(monkeypatch, vae, times=1)
+    assert encode(photo())[1] == ["image_1 was encoded in tiles: 0.1 GiB needed, not so much there"]
+
+
 def test_when_the_host_runs_out_and_tiles_by_itself_it_is_said(vae, encode, monkeypatch):
     wanted = in_tiles(vae, photo())
     running_out(monkeypatch, vae, times=1)
@@ -104,16 +126,25 @@ def test_when_the_host_runs_out_and_tiles_by_itself_it_is_said(vae, encode, monk
     assert torch.equal(latents[1], whole(vae, photo("coffee")))
 
 
-def test_what_was_in_tiles_is_said_again_when_it_is_found(vae, encode, monkeypatch):
-    running_out(monkeypatch, vae, times=1)
+def test_what_could_never_fit_is_kept_and_said_again_when_it_is_found(vae, encode, monkeypatch):
+    device_of(monkeypatch, 0.40)
     first, told = encode(photo())
     again, told_again = encode(photo())
     assert again[0] is first[0] and told_again == told != []
 
 
-def test_on_another_device_the_whole_is_not_taken_for_the_tiles(vae, encode, monkeypatch):
+def test_what_the_host_tiled_by_chance_is_whole_the_next_time(vae, encode, monkeypatch):
     running_out(monkeypatch, vae, times=1)
     (tiled,), told = encode(photo())
+    (latent,), silent = encode(photo())
+    assert told and not silent and torch.equal(latent, whole(vae, photo()))
+    assert not torch.equal(latent, tiled) and encode(photo())[0][0] is latent
+
+
+def test_on_another_device_the_whole_is_not_taken_for_the_tiles(vae, encode, monkeypatch):
+    with monkeypatch.context() as small:
+        device_of(small, 0.40)
+        (tiled,), told = encode(photo())
     monkeypatch.setattr(vae, "device", torch.device("cpu", 0))
     (latent,), silent = encode(photo())
     assert told and not silent and not torch.equal(latent, tiled)
