@@ -19,6 +19,7 @@ def this_card() -> Card:
     kept = sum(one.model_loaded_memory() for one in loaded)
     offloaded = sum(one.model_memory() for one in loaded) - kept
     free, total = management.get_free_memory(device), management.get_total_memory(device)
+    state = management.vram_state
     ram, has_none = management.get_free_memory(processor), management.is_device_cpu(device)
     is_processor = has_none or management.is_device_mps(device)
     # DirectML tells ComfyUI nothing, and ComfyUI then says 1 GiB; Apple's card has no memory but the RAM.
@@ -33,7 +34,7 @@ def this_card() -> Card:
         dynamic=bool(comfy.memory_management.aimdo_enabled),
         streams=management.NUM_STREAMS,
         least_share=management.MIN_WEIGHT_MEMORY_RATIO,
-        stays={"NO_VRAM": False, "HIGH_VRAM": True}.get(management.vram_state.name),
+        stays={"NO_VRAM": False, "HIGH_VRAM": True}.get(state.name),
         encodes=management.text_encoder_device() == device,
     )
 

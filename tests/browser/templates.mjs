@@ -40,10 +40,24 @@ export async function listTemplates(page, { folder, file }) {
   return shown;
 }
 
+// The shelf loads more cards as it is scrolled, which moves the one under the pointer: as a person does, look and click
+// again where nothing opened.
+async function clickCard(page, dialog, card) {
+  for (const last of [false, false, true]) {
+    await card.scrollIntoViewIfNeeded();
+    await settle(page);
+    await card.click();
+    try {
+      return await dialog.waitFor({ state: "hidden", timeout: last ? 30000 : 8000 });
+    } catch (error) {
+      if (last) throw error;
+    }
+  }
+}
+
 export async function openTemplate(page, { folder, name }) {
   const dialog = await openBrowser(page, folder);
-  await page.getByTestId(`template-workflow-${name}`).click();
-  await dialog.waitFor({ state: "hidden" });
+  await clickCard(page, dialog, page.getByTestId(`template-workflow-${name}`));
   await page.waitForFunction((name) => window.app.extensionManager.workflow.activeWorkflow?.filename === name, name);
   await settle(page);
 }

@@ -50,8 +50,8 @@ def page(browser, comfyui):
 
 
 def files_in_the_note(text):
-    """Folder and name of each model file in the tree that the note draws."""
-    return re.findall(r"^ +(\w+)/\n +(\S+\.safetensors)", text, flags=re.MULTILINE)
+    """Folder and name of each model file in the note's table."""
+    return re.findall(r"\b(diffusion_models|text_encoders|vae)/(\S+\.safetensors)", text)
 
 
 def download(files, models, comfyui):

@@ -92,7 +92,7 @@ def test_a_new_prompt_loads_it_and_cfg_reads_the_negative(checkout, base):
         assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--cache-none",), ("--cache-ram",), ("--novram",)], ids=str)
+@pytest.mark.parametrize("arguments", [(), ("--cache-none",), ("--cache-ram",)], ids=str)
 def test_the_host_opens_nothing_by_accident(checkout, base, arguments):
     """Its caches and its bookkeeping look at every node's outputs."""
     with start(checkout, base, *arguments) as host:
