@@ -10,6 +10,7 @@ from host.checkout import PACK
 pytestmark = pytest.mark.host
 
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+GRAPHS = [path for path in WORKFLOWS if not path.stem.endswith((" 8 GB", " 12 GB", " 24 GB"))]  # one card for all
 by_name = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 
@@ -34,7 +35,7 @@ def test_the_shelf_shows_each_with_its_picture(page):
     assert all(card["thumbnail"] > 0 for card in shelf)
 
 
-@by_name
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 def test_it_opens_without_a_complaint(page, drawing, path):
     page("openTemplate", folder=PACK_FOLDER, name=path.stem)
     page.screenshot(f"{path.stem} {drawing}")
