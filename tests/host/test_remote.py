@@ -364,6 +364,10 @@ class TestJobs:
         assert spent.requests == 0 and "No Segmind API key" in text
 
 
+def nothing():
+    return {"number": node("PrimitiveInt", value=1), "shown": node("PreviewAny", source=["number", 0])}
+
+
 class TestLostJournal:
     @pytest.mark.parametrize("moment", ["while the host runs", "while it does not"])
     def test_nothing_is_paid_again_and_the_person_is_told(self, checkout, tmp_path, moment):
@@ -373,6 +377,7 @@ class TestLostJournal:
             with Host(checkout, tmp_path, environment={"SEGMIND_API_KEY": segmind.key} | environment(segmind)) as host:
                 before = host.run(graph)
                 host.post("/free", {"free_memory": True})
+                host.run(nothing())  # the host forgets what it has made after a prompt, not before
                 if moment == "while it does not":
                     host.kill()
                 (private_folder(tmp_path) / "jobs.sqlite").write_text("this is no database. " * 500)
