@@ -1,17 +1,12 @@
 """make bench: every benchmark in this folder, one table. A row over its limit is marked and fails the run."""
 
-import importlib
 import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from pack import importable  # noqa: E402
-
-
-def rows_of(name: str) -> list[dict]:
-    return importlib.import_module(f"bench.{name}").main()
+from bench.alone import rows_of  # noqa: E402
 
 
 def verdict(row: dict) -> str:
@@ -27,7 +22,6 @@ def show(row: dict) -> str:
 
 
 def main() -> None:
-    importable()
     print(f"{'benchmark':<64} {'value':>9} {'unit':<6} {'limit':>7}")
     failed = False
     for path in sorted(FOLDER.glob("bench_*.py")):
