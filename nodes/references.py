@@ -28,6 +28,7 @@ from .host.pictures import ConnectedImage, frames_in_order
 from .host.prompt_text import missing_images
 from .host.text import show_text
 from .host.vae_encode import encode_pictures
+from .host.zeroed import zeroed
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
@@ -146,7 +147,7 @@ class Klein9BReferences(io.ComfyNode):
         refuse_references([one.placement.grid for one in framed])
         latents, told = _encode_all(vae, connected, framed)
         if negative is None:
-            negative = _zeroed(positive)
+            negative = zeroed(positive)
         size = _new_size(aspect_ratio, megapixels, framed)
         joined = _join(positive, latents)
         cls._warn(missing_images(joined), told)
@@ -197,13 +198,6 @@ def _new_size(aspect_ratio: dict[str, Any], megapixels: float, framed: list[Fram
     if choice != MATCH:
         return output_size(choice, megapixels)
     return framed[0].placement.grid if framed else output_size("1:1", megapixels)
-
-
-def _zeroed(conditioning: list) -> list:
-    import nodes as host_nodes
-
-    (zeroed,) = host_nodes.ConditioningZeroOut().zero_out(conditioning)
-    return zeroed
 
 
 def _join(conditioning: list, latents: list[torch.Tensor]) -> list:

@@ -14,6 +14,7 @@ from .host.loaded_klein import loaded_klein_of
 from .host.newer_host import needs_host
 from .host.prompt_text import with_prompt_text
 from .host.text import show_text
+from .host.zeroed import zeroed
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP
@@ -87,7 +88,7 @@ class Klein9BTextEncode(io.ComfyNode):
             encoded = encode_prompt(clip, negative_prompt, Precision(precision))
             negative, both = encoded.conditioning, {"prompt": positive, "negative prompt": encoded}
         else:
-            negative, both = _zeroed(positive.conditioning), {"prompt": positive}
+            negative, both = zeroed(positive.conditioning), {"prompt": positive}
         cls._say(both, _warnings(clip, prompt, negative_prompt, both))
         return io.NodeOutput(with_prompt_text(positive.conditioning, prompt), negative)
 
@@ -103,13 +104,6 @@ def _runs_at_cfg_1(clip: CLIP) -> bool:
     that is read and was zeroed costs the picture."""
     loaded = loaded_klein_of(clip)
     return loaded is not None and loaded.variant.name != BASE and not loaded.variant.assumed
-
-
-def _zeroed(conditioning: list) -> list:
-    import nodes as host_nodes
-
-    (zeroed,) = host_nodes.ConditioningZeroOut().zero_out(conditioning)
-    return zeroed
 
 
 def _outcome(name: str, encoded: EncodedPrompt) -> str:
