@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from .flux3 import flux3_words
 from .latent import LATENT_CHANNELS
 from .prompt import LAST_LAYER, TAPS
 from .safetensors_header import Header, read_header
@@ -29,6 +30,7 @@ class Family(Enum):
     FLUX2_DEV = "FLUX.2 [dev]"
     FLUX2_OTHER = "a FLUX.2 model of another size"
     FLUX1 = "FLUX.1"
+    FLUX3 = "FLUX.3"
     OTHER = "other"
 
 
@@ -195,8 +197,16 @@ def inspect_vae(path: str | os.PathLike[str]) -> Vae:
 
 def family_of(header: Header) -> Family:
     """The diffusion model's family; OTHER for LoRAs, text encoders, VAEs and models not related to FLUX."""
+    if _is_lora(header):
+        return Family.OTHER
+    shaped = _family_by_shape(header)
+    named = shaped is not Family.KLEIN_9B and not _holds_another(header) and flux3_words(header)
+    return Family.FLUX3 if named else shaped
+
+
+def _family_by_shape(header: Header) -> Family:
     names = _names(header)
-    if names.layout is Layout.OTHER or _is_lora(header):
+    if names.layout is Layout.OTHER:
         return Family.OTHER
     if names.signature in header.tensors and header.shape(names.image_in)[1] == LATENT_CHANNELS:
         return _BY_CONTEXT.get(header.shape(names.text_in)[1], Family.FLUX2_OTHER)
@@ -257,7 +267,7 @@ def describe(header: Header) -> str:
         held = f" of {family.value}" if family is not Family.OTHER else ""
         return f"a full checkpoint{held} (model, text encoder and VAE in one file)"
     if family is not Family.OTHER:
-        return family.value
+        return flux3_words(header) if family is Family.FLUX3 else family.value
     encoder = text_encoder_name(header)
     if encoder:
         return encoder if encoder.startswith("a ") else f"the text encoder {encoder}"
@@ -369,6 +379,11 @@ def _names(header: Header) -> _Names:
 
 def _is_lora(header: Header) -> bool:
     return any(part in name for name in header.tensors for part in _LORA_PARTS)
+
+
+def _holds_another(header: Header) -> bool:
+    """Whether the file is a text encoder or a VAE, whatever model it is named after."""
+    return bool(text_encoder_name(header)) or vae_kind(header) is not VaeKind.OTHER
 
 
 def _is_bundled(header: Header) -> bool:

@@ -22,6 +22,8 @@ from .checkpoint import (
     inspect_vae,
     shard,
 )
+from .flux3 import KLEIN as FLUX3_KLEIN
+from .flux3 import TEXT_ENCODER as FLUX3_ENCODER
 from .safetensors_header import UnreadableFile
 from .variant import guess_variant
 from .weight_format import Weights
@@ -89,6 +91,7 @@ _ASIDES: Mapping[Kind, str] = {
     Family.KLEIN_4B: _LOADED_ELSEWHERE,
     Family.FLUX2_DEV: _LOADED_ELSEWHERE,
     Family.FLUX1: _LOADED_ELSEWHERE,
+    Family.FLUX3: f", another model with another text encoder ({FLUX3_ENCODER}), which this pack does not run",
     AddOn.LORA: ", which is added after this loader with LoraLoaderModelOnly",
 }
 _PathLike = str | os.PathLike[str]
@@ -139,6 +142,8 @@ def _encoder_words(encoder: TextEncoder) -> str:
         return f"{encoder.name}, whose width fits but whose weights Klein was not trained on"
     if encoder.kind is Encoder.QWEN3_4B:
         return f"{encoder.name} (width {encoder.context}, for FLUX.2 [klein] 4B)"
+    if encoder.kind is Encoder.QWEN3_VL_4B:
+        return f"{encoder.name} (width {encoder.context}), which {FLUX3_KLEIN} reads"
     return f"{encoder.name} (width {encoder.context})" if encoder.context else encoder.name
 
 

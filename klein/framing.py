@@ -79,7 +79,7 @@ def place_image(size: Size, fit: Fit, *, several: bool) -> Placement:
     Raises:
         UnusableImage: a side under 64 pixels or an aspect over 8:1, BFL's own limits.
     """
-    _refuse_extremes(size)
+    refuse_extremes(size)
     scaled = _scale_to_megapixel(size) if fit is Fit.MEGAPIXEL else _cap(size, several=several)
     grid = _ceil_to_grid(scaled) if fit is Fit.PAD else _floor_to_grid(scaled)
     left = (scaled.width - grid.width) // 2
@@ -87,7 +87,12 @@ def place_image(size: Size, fit: Fit, *, several: bool) -> Placement:
     return Placement(original=size, scaled=scaled, grid=grid, left=left, top=top)
 
 
-def _refuse_extremes(size: Size) -> None:
+def refuse_extremes(size: Size) -> None:
+    """Holds an image to BFL's own limits.
+
+    Raises:
+        UnusableImage: a side under 64 pixels or an aspect over 8:1.
+    """
     if min(size.width, size.height) < SHORTEST_SIDE:
         raise UnusableImage(
             f"The image is {size} pixels; FLUX.2 needs at least {SHORTEST_SIDE} on each side. Use a larger image."
@@ -167,6 +172,16 @@ def fit_image(image: np.ndarray, placement: Placement) -> np.ndarray:
     return np.pad(scaled, (*_margins(placement), (0, 0)), mode="edge")
 
 
+def fit_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
+    """A mask (H, W) in [0, 1] over the image, as `fit_image` fits that; antialiased by area."""
+    size = (placement.scaled.width, placement.scaled.height)
+    plane = Image.fromarray(np.ascontiguousarray(mask, dtype=np.float32))
+    scaled = np.asarray(plane.resize(size, Image.Resampling.BOX))
+    if placement.left >= 0 and placement.top >= 0:
+        return scaled[_span(placement.top, placement.grid.height), _span(placement.left, placement.grid.width)].copy()
+    return np.pad(scaled, _margins(placement), mode="edge")
+
+
 def _span(start: int, length: int) -> slice:
     return slice(start, start + length)
 
@@ -214,7 +229,7 @@ def restore_image(edited: np.ndarray, original: np.ndarray, placement: Placement
         UnusableImage: the picture's aspect is not the grid's, so no placement is right.
     """
     grid, scaled, whole = placement.grid, placement.scaled, placement.original
-    wider, taller = _enlargement(edited, grid)
+    wider, taller = enlargement(edited, grid, "Set aspect_ratio to match_input_image on Klein 9B References.")
     columns = _covered(placement.left, grid.width, scaled.width, whole.width)
     rows = _covered(placement.top, grid.height, scaled.height, whole.height)
     across, down = scaled.width / whole.width, scaled.height / whole.height
@@ -230,14 +245,18 @@ def restore_image(edited: np.ndarray, original: np.ndarray, placement: Placement
     return restored
 
 
-def _enlargement(edited: np.ndarray, grid: Size) -> tuple[float, float]:
-    """How many times wider and taller than the grid. A resize rounds both sides, each by less than a pixel."""
+def enlargement(edited: np.ndarray, grid: Size, advice: str) -> tuple[float, float]:
+    """How many times wider and taller than the grid. A resize rounds both sides, each by less than a pixel.
+
+    Raises:
+        UnusableImage: another aspect; the message ends with the advice.
+    """
     height, width = edited.shape[:2]
     wider, taller = width / grid.width, height / grid.height
     if abs(wider - taller) * min(grid.width, grid.height) >= 1:
         raise UnusableImage(
             f"The picture is {width}x{height} but image 1 was fitted to {grid}, so it cannot be laid "
-            f"back over image 1. Set aspect_ratio to match_input_image on Klein 9B References."
+            f"back over image 1. {advice}"
         )
     return wider, taller
 

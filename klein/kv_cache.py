@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.eager.append_kv import KeyValue
+from ..kernels.eager.kv_int4 import unpack_kv_int4_
+from ..kernels.ops import Ops
 from .kv_store import Entry, ReferenceStore, Storage, Tensors
 
 
@@ -79,11 +81,12 @@ class RunReport:
 class _Seen:
     latents: tuple[Tensor, ...]
     weights: Hashable
+    kept: Hashable
     entry: Entry
 
-    def matches(self, latents: Sequence[Tensor], weights: Hashable) -> bool:
+    def matches(self, latents: Sequence[Tensor], weights: Hashable, kept: Hashable) -> bool:
         return (
-            self.weights == weights
+            (self.weights, self.kept) == (weights, kept)
             and len(self.latents) == len(latents)
             and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(self.latents, latents))
         )
@@ -104,6 +107,7 @@ class ReferenceRun:
         weights: Hashable,
         position: Callable[[Tensor, int], PositionedReference],
         compute: Callable[[Tensor, Tensor], Iterator[KeyValue]],
+        kept: Hashable = None,
     ) -> Entry:
         """Keys and values of these references, found or computed.
 
@@ -112,15 +116,16 @@ class ReferenceRun:
             weights: equal only while the model computes the same from the same input.
             position: a latent and its place in the order, from 0 -> tokens and positions.
             compute: tokens and positions of all references -> every block's key and value.
+            kept: equal only where `position` leaves the same tokens of a latent.
         """
         for seen in self._seen:
-            if seen.matches(latents, weights):
+            if seen.matches(latents, weights, kept):
                 return seen.entry
         references = [position(latent, i) for i, latent in enumerate(latents)]
         key = ReferenceKey(tuple(r.digest for r in references), self.storage, weights)
         entry = self._find(key) or self._compute(key, references, latents[0].dtype, compute)
         self.report.references = max(self.report.references, len(latents))
-        self._seen.append(_Seen(tuple(latent.clone() for latent in latents), weights, entry))
+        self._seen.append(_Seen(tuple(latent.clone() for latent in latents), weights, kept, entry))
         return entry
 
     def entries(
@@ -129,6 +134,7 @@ class ReferenceRun:
         weights: Hashable,
         position: Callable[[Tensor, int], PositionedReference],
         compute: Callable[[Tensor, Tensor], Iterator[KeyValue]],
+        kept: Hashable = None,
     ) -> ReferenceRows:
         """As `entry`, for references (batch, channels, height, width) whose rows may differ.
 
@@ -136,7 +142,12 @@ class ReferenceRun:
         """
         count = batch[0].shape[0]
         rows = [[latent[i : i + 1] for latent in batch] for i in range(count)]
-        return ReferenceRows(self.store, [self.entry(row, weights, position, compute) for row in rows])
+        return ReferenceRows(self.store, [self.entry(row, weights, position, compute, kept) for row in rows])
+
+    def rest(self) -> None:
+        """As the store's. What rests may be dropped, so it is looked up by content again."""
+        self._seen.clear()
+        self.store.rest()
 
     def _find(self, key: ReferenceKey) -> Entry | None:
         entry = self.store.find(key)
@@ -171,9 +182,11 @@ class ReferenceRows:
     store: ReferenceStore
     entries: Sequence[Entry]
 
-    def read(self, index: int) -> KeyValue:
-        """Key and value of one block: (batch, heads, tokens, head_dim), or one row where all rows share it."""
-        return _for_rows([self.store.read(entry, index) for entry in self._distinct], self._order)
+    def read(self, index: int) -> BlockReferences:
+        """Those of one block."""
+        first, *_ = self.entries
+        distinct = tuple(self.store.fetch(entry, index) for entry in self._distinct)
+        return BlockReferences(first.storage, first.dtype, distinct, self._order)
 
     def at_hand(self) -> RowsAtHand:
         """The same for whoever cannot ask the store block by block. All of it is on the device as long as this is."""
@@ -207,17 +220,56 @@ class RowsAtHand:
     blocks: tuple[tuple[Tensors, ...], ...]
     order: tuple[int, ...]
 
-    def read(self, index: int) -> KeyValue:
+    def read(self, index: int) -> BlockReferences:
         """As `ReferenceRows.read`."""
-        return _for_rows([self.storage.unpack(tensors, self.dtype) for tensors in self.blocks[index]], self.order)
+        return BlockReferences(self.storage, self.dtype, self.blocks[index], self.order)
 
 
-def _for_rows(pairs: Sequence[KeyValue], order: Sequence[int]) -> KeyValue:
-    """One pair for all rows, or the rows' pairs joined."""
-    if len(pairs) == 1:
-        return pairs[0]
-    keys, values = zip(*(pairs[place] for place in order))
-    return torch.cat(keys), torch.cat(values)
+@dataclass(frozen=True)
+class BlockReferences:
+    """The references' keys and values for one block.
+
+    Attributes:
+        distinct: every distinct entry's tensors as they are stored.
+        order: which entry each row of the batch has.
+    """
+
+    storage: Storage
+    dtype: torch.dtype
+    distinct: tuple[Tensors, ...]
+    order: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.distinct[0][0].shape[2]
+
+    @property
+    def pair(self) -> KeyValue:
+        """(batch, heads, tokens, head_dim) each, or one row where all rows share it."""
+        pairs = [self.storage.unpack(tensors, self.dtype) for tensors in self.distinct]
+        if len(pairs) == 1:
+            return pairs[0]
+        keys, values = zip(*(pairs[place] for place in self.order))
+        return torch.cat(keys), torch.cat(values)
+
+    def write_(self, key: Tensor, value: Tensor, ops: Ops) -> None:
+        """Into (batch, heads, tokens, head_dim) each, which may be views."""
+        if len(self.distinct) == 1:
+            self._write_(key, value, self.distinct[0], ops)
+            return
+        for row, place in enumerate(self.order):
+            self._write_(key[row : row + 1], value[row : row + 1], self.distinct[place], ops)
+
+    def _write_(self, key: Tensor, value: Tensor, tensors: Tensors, ops: Ops) -> None:
+        if self.storage is Storage.MODEL:
+            ops.write_kv_(key, value, (tensors[0], tensors[1]))
+            return
+        key_levels, key_scale, value_levels, value_scale = tensors
+        if self.storage is Storage.INT8:
+            ops.write_kv_int8_(key, value, (key_levels, key_scale, value_levels, value_scale))
+            return
+        for target, levels, scale in ((key, key_levels, key_scale), (value, value_levels, value_scale)):
+            unpack_kv_int4_(target, levels, scale)
 
 
 def _now(device: torch.device) -> float:

@@ -34,13 +34,16 @@ def reference_keys_values(model: Any, tokens: Tensor, ids: Tensor, functions: Bl
     vec = model.time_in(_embedding_of_timestep_zero(x))
     pe = model.pe_embedder(ids)
     stream = Stream("img", x, model.double_stream_modulation_img(vec))
+    kept: list[KeyValue] = []
     for block in model.double_blocks:
-        yield _contiguous(double_block(block, (stream,), pe, functions))
+        double_block(block, (stream,), pe, functions, keep=kept.append)
+        yield _contiguous(kept.pop())
     finite_(x)
     modulation, _ = model.single_stream_modulation(vec)
     *blocks, last = model.single_blocks
     for block in blocks:
-        yield _contiguous(single_block(block, x, modulation, pe, functions))
+        single_block(block, x, modulation, pe, functions, keep=kept.append)
+        yield _contiguous(kept.pop())
     yield _contiguous(single_block_keys_values(last, x, modulation, pe, functions))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import nlargest
 from typing import Any
 
 import torch
@@ -132,9 +133,10 @@ class ReferenceStore:
     """Entries by key, least recently used first, under a budget of bytes.
 
     The budget bounds what is kept after a run, on the device and in RAM together; the entries of the run that is
-    going on are never dropped. The allowance bounds the part on the device: whoever manages its memory sets it with
-    `allow` and takes bytes back with `offload`, at any moment; what the run uses is then moved to RAM, whatever room
-    that has. What no run uses is dropped where RAM has none, and what a run would add there is refused.
+    going on are never dropped, unless it says with `rest` that they may make way for what it uses next. The allowance
+    bounds the part on the device: whoever manages its memory sets it with `allow` and takes bytes back with `offload`,
+    at any moment; what the run uses is then moved to RAM, whatever room that has. What no run uses is dropped where RAM
+    has none, and what a run would add there is refused.
     """
 
     def __init__(self, device: torch.device, ram: Ram = PLAIN) -> None:
@@ -144,9 +146,11 @@ class ReferenceStore:
         self.placement = Placement.AUTO
         self._ram = ram
         self._tokens = 0
+        self._sets = 1
         self._needed = 0
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._in_use: set[Hashable] = set()
+        self._resting: set[Hashable] = set()
         self._building: Entry | None = None
         self._reserved: Tensor | None = None
         self._stream = LayerStream(device)
@@ -182,6 +186,11 @@ class ReferenceStore:
         self._drop_over_budget()
         return entry
 
+    def rest(self) -> None:
+        """The run has done with what it used for now: that stays as long as there is room for what it uses next."""
+        self._resting |= self._in_use
+        self._in_use.clear()
+
     def read(self, entry: Entry, index: int) -> KeyValue:
         """One block's key and value on the device; the next block's copy from RAM begins."""
         return entry.storage.unpack(self.fetch(entry, index), entry.dtype)
@@ -216,13 +225,21 @@ class ReferenceStore:
         """What the store would have on the device if it may: what lies there, and the rest of what the run needs."""
         return self._kept_on_device + self._missing
 
-    def begin_run(self, budget: int, tokens: int, bytes_per_token: int, placement: Placement = Placement.AUTO) -> None:
-        """Announces a run whose references have so many tokens. A held entry of that size is taken for theirs."""
+    def begin_run(
+        self,
+        budget: int,
+        tokens: int,
+        bytes_per_token: int,
+        placement: Placement = Placement.AUTO,
+        sets: int = 1,
+    ) -> None:
+        """Announces a run of sets of references, each of so many tokens. Held entries of that size count as theirs."""
         self.budget = budget
         self.placement = placement
-        self._tokens = tokens
-        self._needed = tokens * bytes_per_token
+        self._tokens, self._sets = tokens, sets
+        self._needed = sets * tokens * bytes_per_token
         self._in_use.clear()
+        self._resting.clear()
         self._drop_over_budget()
         if placement is Placement.CPU:
             self.allow(0)
@@ -258,8 +275,9 @@ class ReferenceStore:
         self._stream.forget()
         self._tokens = self._needed = 0
         self._in_use.clear()
-        self._drop_over_budget()
+        self._drop_over_budget(resting=True)
         self._drop_while_ram_is_short(0)
+        self._resting.clear()
 
     def allow(self, device_bytes: int) -> None:
         """Sets the allowance, gives back what is above it, and takes hold of what the run will bring."""
@@ -294,7 +312,7 @@ class ReferenceStore:
         if self.placement is Placement.CPU:
             return 0
         there = (entry.device_bytes for entry in self._all() if entry.layers and entry.tokens == self._tokens)
-        return max(0, self._needed - max(there, default=0))
+        return max(0, self._needed - sum(nlargest(self._sets, there)))
 
     def _all(self) -> Iterator[Entry]:
         yield from self._entries.values()
@@ -346,8 +364,15 @@ class ReferenceStore:
             self._evict(key, layer)
         return self.device_bytes + device_bytes <= self.allowance
 
-    def _idle(self) -> list[Hashable]:
-        return [key for key in self._entries if key not in self._in_use]
+    def _idle(self, *, resting: bool = True) -> list[Hashable]:
+        """What may make way, in this order: what the run has not used, longest unused first; then what rests.
+
+        Of that the last first: the run comes back to all of it in the same order, and would find nothing of what is
+        dropped longest unused first.
+        """
+        idle = [key for key in self._entries if key not in self._in_use]
+        others = [key for key in idle if key not in self._resting]
+        return [*others, *(key for key in reversed(idle) if resting and key in self._resting)]
 
     def _device_layers(self, *, include_in_use: bool) -> Iterator[tuple[Hashable, Layer]]:
         for key in list(self._entries) if include_in_use else self._idle():
@@ -377,8 +402,8 @@ class ReferenceStore:
     def _release_reserve(self) -> None:
         self._reserved = None
 
-    def _drop_over_budget(self) -> None:
-        for key in self._idle():
+    def _drop_over_budget(self, *, resting: bool = False) -> None:
+        for key in self._idle(resting=resting):
             if self.held_bytes <= self.budget:
                 break
             self._drop(key)

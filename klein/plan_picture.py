@@ -11,6 +11,7 @@ from .plan import Plan, gb
 
 WIDTH = 960
 _MARGIN, _LABEL, _BAR, _GAP = 32, 192, 62, 24
+_THINNEST = 3  # pixels of a part too small for the scale; an outline has room
 _TITLE, _TEXT, _SMALL = 50, 38, 34
 _PAPER, _INK, _FAINT = "#1f232b", "#f2f4f8", "#98a2b3"
 _MODEL, _CACHE, _WORK, _WORDS, _VAE = "#5b9cf5", "#b48cf2", "#f4a259", "#52c0a8", "#e77fa3"
@@ -92,7 +93,7 @@ def _draw_bar(draw: ImageDraw.ImageDraw, label: str, bar: Sequence[_Part], top: 
     left = float(_MARGIN + _LABEL)
     for part in bar:
         right = left + part.nbytes * scale
-        box = (left, top, max(left + 1, right - 2), top + _BAR)
+        box = (left, top, max(left + _THINNEST, right - 2), top + _BAR)
         if part.outside:
             _draw_outlined(draw, box, part.colour)
         else:

@@ -170,7 +170,7 @@ def phi_2(z: float) -> float:
     return sum(z**k / math.factorial(k + 2) for k in range(_SERIES_TERMS))
 
 
-def seeded_noise_sampler(x: torch.Tensor, seed: int) -> NoiseSampler:
+def seeded_noise_sampler(x: torch.Tensor, seed: int, *, alike: bool = False) -> NoiseSampler:
     """Unit noise shaped like x [batch, channels, ...], each sample from its own generator.
 
     Sample b reads a CPU generator seeded with seed + 1 + b, so its noise depends neither on the batch
@@ -178,8 +178,9 @@ def seeded_noise_sampler(x: torch.Tensor, seed: int) -> NoiseSampler:
     Each channel is brought to mean 0 and std 1, as in RES4LYF. The stream is not RES4LYF's, which draws the
     whole batch in float64 on the latent's device from one generator for steps (seed + 1) and one for
     midpoints (9999 in every run): the two agree in distribution, not picture by picture.
+    alike: every sample has the noise of the first, which is what it would have alone.
     """
-    generators = [torch.Generator("cpu").manual_seed((seed + 1 + b) % 2**64) for b in range(x.shape[0])]
+    generators = [torch.Generator("cpu").manual_seed((seed + 1 + b * (not alike)) % 2**64) for b in range(x.shape[0])]
 
     def noise(sigma: float, sigma_next: float) -> torch.Tensor:
         drawn = torch.stack([_standardised(torch.randn(x.shape[1:], generator=g)) for g in generators])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _ASSUMED = "assumed"
 VARIANTS = ("distilled", "base", "kv")
 METADATA_KEY = "klein_variant"
-_TITLES = ("modelspec.title", "modelspec.architecture", "general.name", "name", "title")
+TITLES = ("modelspec.title", "modelspec.architecture", "general.name", "name", "title")
 # The first word present wins.
 _WORDS = {"kv": "kv", "base": "base", "undistilled": "base", "distilled": "distilled"}
 # Official names say base and kv and leave distilled unsaid; a fine-tune's longer name promises nothing.
@@ -38,7 +38,7 @@ def guess_variant(file_stem: str, metadata: Mapping[str, str]) -> Variant:
     said = metadata.get(METADATA_KEY, "")
     if said in VARIANTS:
         return Variant(said, f"its metadata say {said}")
-    for key in _TITLES:
+    for key in TITLES:
         name = _named(metadata.get(key, ""))
         if name:
             return Variant(name, f"its metadata ({key}) say {name}")

@@ -117,16 +117,17 @@ def cached_forward_bytes(dims: Dims, job: Job) -> int:
     """A step with cached references: as `forward_bytes` without them, or where their keys and values are appended.
 
     There a block holds its input, its first layer's output, normed queries and keys, rotated keys, and keys and values
-    with the references' behind them. The last block, which computes the picture's tokens alone, keeps the queries and
-    keys it had until it has put attention and MLP side by side.
+    with the references' behind them, which storage that rounds has unpacked before.
     """
     length = job.text_tokens + job.picture_tokens
     mlp = length * (1 + _FIRST_LAYER + 1 + 2 * MLP_RATIO)
     appending = length * (1 + _FIRST_LAYER + 3) + 2 * (length + job.reference_tokens)
-    last = 4 * length + job.picture_tokens * (2 + 2 * MLP_RATIO + 2 * MLP_RATIO + 1)
     unpacked = 0 if job.cache in (None, Storage.MODEL) else 2 * job.reference_tokens
-    own = _rows(dims, max(mlp, appending, last) + job.text_tokens) + length * _POSITION
-    return job.rows * own + _rows(dims, unpacked)
+    own = (
+        _rows(dims, mlp + job.text_tokens),
+        _rows(dims, appending + job.text_tokens) + _rows(dims, unpacked) // job.rows,
+    )
+    return job.rows * (max(own) + length * _POSITION)
 
 
 def reference_pass_bytes(dims: Dims, job: Job) -> int:

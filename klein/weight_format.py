@@ -56,18 +56,52 @@ class Weights:
         return f"{self.format} with scales" if self.scaled else self.format
 
 
-def weight_format(header: Header) -> Weights:
-    """What the matrices of a file are stored as, from its header and the small comfy_quant tensors."""
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix of a file.
+
+    format: as in Weights. scale: name of the tensor that holds its scale, empty where none does.
+    marked: it carries one of ComfyUI's marks.
+    """
+
+    layer: str
+    stored: Tensor
+    format: str
+    scale: str
+    marked: bool
+
+    @property
+    def parameters(self) -> int:
+        """Two to a byte counted as two."""
+        packed = self.format in _TWO_PER_BYTE and self.stored.dtype in ("U8", "I8")
+        return self.stored.elements * (2 if packed else 1)
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether it is quantised and ComfyUI would not know."""
+        return not self.marked and (bool(self.scale) or self.stored.dtype in ("I8", "U8"))
+
+
+def matrices(header: Header) -> Iterator[Matrix]:
+    """The matrices of a file in its header's order, from the header and the small comfy_quant tensors."""
     marks = _marks(header)
+    for name, stored in header.tensors.items():
+        if not name.endswith(".weight") or len(stored.shape) < 2:
+            continue
+        layer = name.removesuffix(".weight")
+        mark = marks.get(layer, marks.get(layer.removeprefix(MODEL_PREFIX), {}))
+        scale = next((f"{layer}.{one}" for one in _SCALES if f"{layer}.{one}" in header.tensors), "")
+        yield Matrix(layer, stored, _format(header, layer, stored, mark), scale, bool(mark))
+
+
+def weight_format(header: Header) -> Weights:
+    """What the matrices of a file are stored as."""
     sizes: Counter[str] = Counter()
     scaled, unmarked = False, 0
-    for layer, tensor in _matrices(header):
-        has_scale = any(f"{layer}.{scale}" in header.tensors for scale in _SCALES)
-        mark = marks.get(layer, marks.get(layer.removeprefix(MODEL_PREFIX), {}))
-        name = _format(header, layer, tensor, mark)
-        sizes[name] += tensor.elements * (2 if name in _TWO_PER_BYTE and tensor.dtype in ("U8", "I8") else 1)
-        scaled |= has_scale
-        unmarked += not mark and (has_scale or tensor.dtype in ("I8", "U8"))
+    for matrix in matrices(header):
+        sizes[matrix.format] += matrix.parameters
+        scaled |= bool(matrix.scale)
+        unmarked += matrix.unmarked
     total = sum(sizes.values())
     parts = {name: count / max(total, 1) for name, count in sizes.most_common()}
     stored = sum(tensor.end - tensor.start for tensor in header.tensors.values())
@@ -77,12 +111,6 @@ def weight_format(header: Header) -> Weights:
 def _dominant(parts: Mapping[str, float]) -> str:
     name, share = next(iter(parts.items()), ("none", 1.0))
     return name if share >= _DOMINANT else "mixed"
-
-
-def _matrices(header: Header) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in header.tensors.items():
-        if name.endswith(".weight") and len(tensor.shape) >= 2:
-            yield name.removesuffix(".weight"), tensor
 
 
 def _format(header: Header, layer: str, tensor: Tensor, mark: Mapping[str, object]) -> str:

@@ -107,6 +107,10 @@ class Klein9BPlan(io.ComfyNode):
             outputs=[
                 io.String.Output(display_name="plan", tooltip="The plan in words; its first line is the verdict."),
                 io.Image.Output(display_name="picture", tooltip="The plan as bars: what fills the card in each phase."),
+                io.Boolean.Output(
+                    display_name="fits",
+                    tooltip="Whether it runs at all, with weights streamed too. For Klein 9B Switch.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -147,7 +151,7 @@ class Klein9BPlan(io.ComfyNode):
         text = report(plan)
         picture = torch.from_numpy(np.asarray(draw_plan(plan), np.float32) / 255)[None]
         show_text(cls, text)
-        return io.NodeOutput(text, picture, ui=ui.PreviewImage(picture))
+        return io.NodeOutput(text, picture, plan.fits, ui=ui.PreviewImage(picture))
 
     @classmethod
     def _without_plan(cls, why: str) -> io.NodeOutput:

@@ -13,21 +13,20 @@ from ..klein.framing import (
     GRID,
     Fit,
     Size,
-    UnusableImage,
     fit_image,
     output_size,
-    place_image,
     snap,
 )
 from ..klein.latent import LATENT_CHANNELS
 from ..klein.prompt import MOST_IMAGES
 from .host.fits import refuse_references
-from .host.frame import FramedImage, FrameSocket
+from .host.frame import Frame, FramedBatch, FramedImage, FrameSocket
 from .host.newer_host import needs_host
 from .host.pictures import ConnectedImage, frames_in_order
 from .host.prompt_text import missing_images
+from .host.reference_masks import with_placements
+from .host.reference_pictures import encode_all, frame_all, join
 from .host.text import show_text
-from .host.vae_encode import encode_pictures
 from .host.zeroed import zeroed
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+REFERENCES = "references"
+PHOTOGRAPHS = "photographs"
 MATCH = "match_input_image"
 CUSTOM = "custom"
 
@@ -116,6 +117,15 @@ class Klein9BReferences(io.ComfyNode):
                     step=0.01,
                     tooltip="Area of the new picture in units of 1024x1024 pixels, where aspect_ratio is a ratio.",
                 ),
+                io.Combo.Input(
+                    "image_1_batch",
+                    options=[REFERENCES, PHOTOGRAPHS],
+                    default=REFERENCES,
+                    optional=True,
+                    tooltip="What a batch connected to image 1 is. references: every frame is a reference of one "
+                    "picture. photographs: every frame is edited to a picture of its own, the one that it would give "
+                    "alone with the same seed; the images behind it are shared by all.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with the references joined."),
@@ -141,17 +151,22 @@ class Klein9BReferences(io.ComfyNode):
         megapixels: float,
         negative: list | None = None,
         images: dict[str, torch.Tensor | None] | None = None,
+        image_1_batch: str = REFERENCES,
     ) -> io.NodeOutput:
         connected = frames_in_order(images or {})
-        framed = _frame_all(connected, Fit(fit))
-        refuse_references([one.placement.grid for one in framed])
+        pictures = _pictures(connected, image_1_batch)
+        framed = frame_all(connected, Fit(fit), several=len(connected) > pictures)
+        placements = [one.placement for one in framed[pictures - 1 :]]
+        refuse_references([placement.grid for placement in placements])
         latents, told = _encode_all(vae, connected, framed)
+        latents = _by_picture(latents, pictures)
         if negative is None:
             negative = zeroed(positive)
         size = _new_size(aspect_ratio, megapixels, framed)
-        joined = _join(positive, latents)
+        joined = with_placements(join(positive, latents), placements)
+        other = with_placements(join(negative, latents), placements)
         cls._warn(missing_images(joined), told)
-        return io.NodeOutput(joined, _join(negative, latents), _empty_latent(size), next(iter(framed), None))
+        return io.NodeOutput(joined, other, _empty_latent(size, pictures), _frame(framed, pictures))
 
     @classmethod
     def _warn(cls, sentence: str, logged: list[str]) -> None:
@@ -161,34 +176,13 @@ class Klein9BReferences(io.ComfyNode):
             log.warning("Klein 9B References: %s", sentence)
 
 
-def _frame_all(images: list[ConnectedImage], fit: Fit) -> list[FramedImage]:
-    return [_frame_one(image, fit, several=len(images) > 1) for image in images]
-
-
-def _frame_one(image: ConnectedImage, fit: Fit, *, several: bool) -> FramedImage:
-    height, width, _ = image.pixels.shape
-    try:
-        return FramedImage(image.pixels, place_image(Size(width, height), fit, several=several))
-    except UnusableImage as error:
-        raise UnusableImage(f"{image.label}: {error}") from None
-
-
 def _encode_all(
     vae: VAE, connected: list[ConnectedImage], framed: list[FramedImage]
 ) -> tuple[list[torch.Tensor], list[str]]:
     if not framed:
         return [], []
-    _require_flux2(vae)
     pixels = (fit_image(one.image, one.placement) for one in framed)
-    return encode_pictures(vae, zip((image.label for image in connected), pixels))
-
-
-def _require_flux2(vae: VAE) -> None:
-    if vae.latent_channels != LATENT_CHANNELS:
-        raise ValueError(
-            f"This VAE makes latents of {vae.latent_channels} channels; Klein needs FLUX.2's, with "
-            f"{LATENT_CHANNELS}. Connect the VAE of Klein 9B Loader."
-        )
+    return encode_all(vae, zip((image.label for image in connected), pixels))
 
 
 def _new_size(aspect_ratio: dict[str, Any], megapixels: float, framed: list[FramedImage]) -> Size:
@@ -200,16 +194,26 @@ def _new_size(aspect_ratio: dict[str, Any], megapixels: float, framed: list[Fram
     return framed[0].placement.grid if framed else output_size("1:1", megapixels)
 
 
-def _join(conditioning: list, latents: list[torch.Tensor]) -> list:
-    if not latents:
-        return conditioning
-    import node_helpers
+def _pictures(connected: list[ConnectedImage], image_1_batch: str) -> int:
+    """How many of the first frames are edited, each to a picture of its own."""
+    if image_1_batch == REFERENCES or not connected:
+        return 1
+    return sum(image.socket == connected[0].socket for image in connected)
 
-    return node_helpers.conditioning_set_values(conditioning, {"reference_latents": latents}, append=True)
+
+def _by_picture(latents: list[torch.Tensor], pictures: int) -> list[torch.Tensor]:
+    """The photographs as the rows of one reference; the host gives the others to every row."""
+    return latents if pictures == 1 else [torch.cat(latents[:pictures]), *latents[pictures:]]
 
 
-def _empty_latent(size: Size) -> dict[str, torch.Tensor]:
+def _frame(framed: list[FramedImage], pictures: int) -> Frame | None:
+    return FramedBatch(tuple(framed[:pictures])) if pictures > 1 else next(iter(framed), None)
+
+
+def _empty_latent(size: Size, pictures: int) -> dict[str, Any]:
     import comfy.model_management
 
-    shape = (1, LATENT_CHANNELS, size.height // GRID, size.width // GRID)
-    return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
+    shape = (pictures, LATENT_CHANNELS, size.height // GRID, size.width // GRID)
+    samples = torch.zeros(shape, device=comfy.model_management.intermediate_device())
+    # The host draws the noise of each picture at its index: all at 0, as each alone would have it.
+    return {"samples": samples} | ({"batch_index": [0] * pictures} if pictures > 1 else {})

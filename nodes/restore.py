@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.framing import restore_image
-from .host.frame import FramedImage, FrameSocket
+from .host.frame import Frame, FrameSocket, restored
 from .host.pictures import frames_of
 
 
@@ -23,15 +22,16 @@ class Klein9BRestore(io.ComfyNode):
             description=(
                 "Returns an edited picture to image 1's original pixel size and framing, so that it lies exactly "
                 "over the original: padding is removed, cropped edges are taken from the original, and nothing "
-                "shifts. Needs aspect_ratio match_input_image on Klein 9B References."
+                "shifts. Needs aspect_ratio match_input_image on Klein 9B References. After Klein 9B Inpaint it puts "
+                "the painted part back and leaves every other pixel as it was."
             ),
             search_aliases=["original size", "restore size", "uncrop", "unpad", "pixel shift", "resize back"],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded picture, also after an upscaler."),
                 FrameSocket.Input(
                     "frame",
-                    tooltip="How image 1 was fitted, from Klein 9B References. With no image 1 there is nothing "
-                    "to restore and the picture passes unchanged.",
+                    tooltip="How image 1 was fitted, from Klein 9B References or Klein 9B Inpaint. With no image 1 "
+                    "there is nothing to restore and the picture passes unchanged.",
                 ),
             ],
             outputs=[
@@ -40,8 +40,8 @@ class Klein9BRestore(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: torch.Tensor, frame: FramedImage | None) -> io.NodeOutput:
+    def execute(cls, image: torch.Tensor, frame: Frame | None) -> io.NodeOutput:
         if frame is None:
             return io.NodeOutput(image)
-        restored = [restore_image(one.pixels, frame.image, frame.placement) for one in frames_of("image", image)]
-        return io.NodeOutput(torch.from_numpy(np.stack(restored)).to(image.device))
+        whole = restored(frame, [one.pixels for one in frames_of("image", image)])
+        return io.NodeOutput(torch.from_numpy(np.stack(whole)).to(image.device))

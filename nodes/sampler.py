@@ -8,8 +8,18 @@ from typing import Any
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.samplers import FINAL_STEPS, FLUX2_SIGMA_MIN, Callback, Denoiser, sample_euler, sample_res_2s
+from ..klein.samplers import (
+    FINAL_STEPS,
+    FLUX2_SIGMA_MIN,
+    Callback,
+    Denoiser,
+    NoiseSampler,
+    sample_euler,
+    sample_res_2s,
+    seeded_noise_sampler,
+)
 from .host.newer_host import needs_host
+from .host.reference_pictures import reference_rows
 
 
 class Klein9BSampler(io.ComfyNode):
@@ -77,7 +87,16 @@ def klein9b_res_2s(
     denoise = _interruptible(model)
     sigma_min = _sigma_min(model)
     return sample_res_2s(
-        denoise, x, sigmas, extra_args, callback, disable, eta=eta, final_step=final_step, sigma_min=sigma_min
+        denoise,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler=_noise_of_photographs(model, x, extra_args),
+        eta=eta,
+        final_step=final_step,
+        sigma_min=sigma_min,
     )
 
 
@@ -124,6 +143,15 @@ def _interruptible(model: Denoiser) -> Denoiser:
         return model(x, sigma, **extra_args)
 
     return denoise
+
+
+def _noise_of_photographs(model: Any, x: torch.Tensor, extra_args: dict[str, Any] | None) -> NoiseSampler | None:
+    """Where the batch is photographs edited to a picture each: as each would have it alone."""
+    seed = (extra_args or {}).get("seed")
+    conds = getattr(getattr(model, "inner_model", None), "conds", {})
+    if seed is None or reference_rows(conds) == 1:
+        return None
+    return seeded_noise_sampler(x, seed, alike=True)
 
 
 def _sigma_min(model: Any) -> float:

@@ -6,8 +6,9 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..klein.latent import latent_tokens
 from ..klein.schedule import FIXED_MU, klein_sigmas
+from .host.latent_strength import strength_of
+from .host.tile_options import schedule_tokens
 
 
 class Klein9BScheduler(io.ComfyNode):
@@ -23,7 +24,11 @@ class Klein9BScheduler(io.ComfyNode):
             ),
             search_aliases=["klein scheduler", "flux2 scheduler", "sigmas", "schedule", "shift", "mu"],
             inputs=[
-                io.Latent.Input("latent", tooltip="The latent to be sampled; its size sets the shift."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The latent to be sampled; its size sets the shift, or that of its tiles "
+                    "behind Klein 9B Tiles.",
+                ),
                 io.Int.Input(
                     "steps",
                     default=4,
@@ -39,7 +44,8 @@ class Klein9BScheduler(io.ComfyNode):
                     step=0.01,
                     tooltip=(
                         "1 starts from pure noise. Below 1 keeps some of the incoming latent: the same "
-                        "number of steps, taken from the end of a longer schedule."
+                        "number of steps, taken from the end of a longer schedule. Multiplied by the strength of "
+                        "Klein 9B Inpaint, where the latent comes from there."
                     ),
                 ),
                 io.DynamicCombo.Input(
@@ -60,9 +66,9 @@ class Klein9BScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], steps: int, denoise: float, shift: dict[str, Any]) -> io.NodeOutput:
-        tokens = latent_tokens(latent["samples"].shape)
+        tokens = schedule_tokens(latent)
         mu = shift.get("mu", FIXED_MU)
-        return io.NodeOutput(klein_sigmas(steps, tokens, denoise, shift["shift"], mu))
+        return io.NodeOutput(klein_sigmas(steps, tokens, denoise * strength_of(latent), shift["shift"], mu))
 
 
 def _mu_input() -> io.Input:

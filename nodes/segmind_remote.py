@@ -25,6 +25,7 @@ from ..remote.service import (
 )
 from .host.account import cancel_button, log, open_account, secret_because
 from .host.pictures import as_batch, frames_in_order
+from .host.price import AccountPrice
 from .host.progress import Waiting, finished
 from .host.text import show_text
 
@@ -59,12 +60,13 @@ class SegmindRemote(io.ComfyNode):
                 io.Mask.Output(display_name="mask", tooltip="1 where the picture is transparent, as a rule nowhere."),
                 io.String.Output(
                     display_name="receipt",
-                    tooltip="JSON: request_id, seed, cost, credits left, seconds and sha256; a list where count is "
-                    "above 1. Never holds the key.",
+                    tooltip="JSON: request_id, seed, cost, its estimate, credits left, seconds and sha256; a list "
+                    "where count is above 1. Never holds the key.",
                 ),
                 io.Int.Output(display_name="seed", tooltip="The first picture's seed."),
             ],
             hidden=[io.Hidden.unique_id],
+            price_badge=AccountPrice(),
         )
 
     @classmethod

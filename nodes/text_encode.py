@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from comfy_api.v0_0_2 import io
 
-from ..klein.prompt import MAX_TOKENS, weighted_words
+from ..klein.prompt import MAX_TOKENS
 from .host.kept_prompts import EncodedPrompt, encode_prompt
 from .host.klein_encoder import Precision, WrongEncoder
 from .host.loaded_klein import loaded_klein_of
 from .host.newer_host import needs_host
-from .host.prompt_text import with_prompt_text
+from .host.prompt_text import not_read, with_prompt_text
 from .host.text import show_text
 from .host.zeroed import zeroed
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BASE = "base"
-_MOST_WORDS = 3
 
 
 class Klein9BTextEncode(io.ComfyNode):
@@ -55,7 +54,8 @@ class Klein9BTextEncode(io.ComfyNode):
                     dynamic_prompts=True,
                     default="",
                     optional=True,
-                    tooltip="What it should not show. Read only where cfg is above 1, so by the base model.",
+                    tooltip="What it should not show. Read where cfg is above 1, so by the base model, and by Klein 9B "
+                    "Negative.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -112,21 +112,8 @@ def _outcome(name: str, encoded: EncodedPrompt) -> str:
 
 
 def _warnings(clip: CLIP, prompt: str, negative_prompt: str, encoded: dict[str, EncodedPrompt]) -> list[str]:
-    cuts = [_cut(name, one) for name, one in encoded.items() if one.length.cut]
-    words = weighted_words(f"{prompt}\n{negative_prompt}")
-    return [*cuts, *([_weights(words)] if words else []), *_about_negative(clip, negative_prompt)]
-
-
-def _cut(name: str, encoded: EncodedPrompt) -> str:
-    return (
-        f"The {name} is {encoded.length.tokens:,} tokens long with its template; Klein reads the first {MAX_TOKENS}, "
-        f"as Black Forest Labs runs it, so the last {encoded.length.cut:,} were cut. Shorten it."
-    )
-
-
-def _weights(words: list[str]) -> str:
-    named = ", ".join(words[:_MOST_WORDS]) + (" and more" if len(words) > _MOST_WORDS else "")
-    return f"Klein reads {named} as plain text, brackets and numbers included: weights do nothing. Say it in words."
+    lengths = {name: one.length for name, one in encoded.items()}
+    return [*not_read(f"{prompt}\n{negative_prompt}", lengths), *_about_negative(clip, negative_prompt)]
 
 
 def _about_negative(clip: CLIP, negative_prompt: str) -> list[str]:
@@ -139,5 +126,6 @@ def _about_negative(clip: CLIP, negative_prompt: str) -> list[str]:
         return []
     return [
         f"The negative prompt is not read at cfg 1, at which klein-9b {loaded.variant.name} "
-        f"({loaded.variant.source}) runs. Say in the prompt what you want instead."
+        f"({loaded.variant.source}) runs, except by Klein 9B Negative. Connect it there, or say in the prompt what you "
+        "want instead."
     ]

@@ -215,7 +215,8 @@ class Jobs:
         waited = terms.timeout_s - (deadline - self._clock.monotonic())
         known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
         seen = drive.state if drive and row.state in (State.PLANNED, State.ACCEPTED) else ""
-        return Progress(row.id, seen or row.state, waited, self._follower.eta.seconds, row.request_id, known, reused)
+        state, estimate = seen or row.state, row.reserved_usd or self._journal.estimate_usd()
+        return Progress(row.id, state, waited, self._follower.eta.seconds, row.request_id, known, reused, estimate)
 
     # Driving
 

@@ -21,12 +21,15 @@ clock being right, only on these compare-and-sets. The key is never here, of the
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from .journal_file import connect
 from .journal_intake import JournalIntake
 from .redaction import redact
 from .rows import AWAITED, OPEN, UNANSWERED, UNBILLED, Row, State, adopted, pictured, state_in
@@ -240,9 +243,7 @@ class Journal(JournalIntake):
 
     def estimate_usd(self) -> float:
         """What the next job may cost: the dearest of the last twenty, at least the published average."""
-        query = "SELECT MAX(cost_usd) FROM (SELECT cost_usd FROM jobs WHERE cost_usd > 0 ORDER BY id DESC LIMIT 20)"
-        dearest = self._db.execute(query).fetchone()[0]
-        return max(AVERAGE_COST_USD, dearest or 0.0)
+        return _estimate_usd(self._db)
 
     def durations_s(self) -> list[float]:
         """Queue and inference seconds of the last twenty jobs that told them, oldest first."""
@@ -303,3 +304,20 @@ class Journal(JournalIntake):
         row = self._one("id = last_insert_rowid()")
         assert row is not None
         return row
+
+
+def read_estimate_usd(path: Path) -> float:
+    """`Journal.estimate_usd` at a glance: nothing is made, mended or waited for.
+
+    The published average where there is no journal, or none that can be read now.
+    """
+    try:
+        with contextlib.closing(connect(path, "ro", wait_s=0.0)) as db:
+            return _estimate_usd(db)
+    except sqlite3.Error:
+        return AVERAGE_COST_USD
+
+
+def _estimate_usd(db: sqlite3.Connection) -> float:
+    query = "SELECT MAX(cost_usd) FROM (SELECT cost_usd FROM jobs WHERE cost_usd > 0 ORDER BY id DESC LIMIT 20)"
+    return max(AVERAGE_COST_USD, db.execute(query).fetchone()[0] or 0.0)

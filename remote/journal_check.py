@@ -94,6 +94,7 @@ def _left_alone(path: Path) -> str:
 def _examined(path: Path, mode: str) -> str:
     try:
         with contextlib.closing(connect(path, mode)) as db:
+            db.execute("BEGIN")  # one moment for all looks: another process may just be making its tables
             return _format_flaw(db, path) or _page_flaw(db) or _row_flaw(db)
     except UnicodeDecodeError:  # sqlite's own words hold the damaged bytes
         return "database disk image is malformed"

@@ -73,15 +73,16 @@ class JournalFile:
             yield row_of(found)
 
 
-def connect(path: Path, mode: str = "rwc") -> sqlite3.Connection:
+def connect(path: Path, mode: str = "rwc", wait_s: float = BUSY_S) -> sqlite3.Connection:
     """A connection that begins and ends its transactions only as it is told.
 
     Args:
         mode: ro, rw, or rwc, which makes the file where it is missing.
+        wait_s: for another program that holds it.
     """
     text = path.absolute().as_posix()  # as_uri names a network share in a way that sqlite refuses
     address = f"file://{'' if text.startswith('/') else '/'}{quote(text, safe='/:')}?mode={mode}"
-    return sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)
+    return sqlite3.connect(address, uri=True, timeout=wait_s, isolation_level=None)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -9,13 +9,14 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import httpx
-
-from .addresses import is_loopback
+from .addresses import is_loopback, url_of
 from .errors import NOTHING_SENT, BadInput, MissingKey
 from .redaction import hide, looks_like_key
+
+if TYPE_CHECKING:
+    import httpx
 
 KEY_VARIABLE = "SEGMIND_API_KEY"
 KEY_FILE = "segmind.key"
@@ -52,7 +53,7 @@ class Hosts:
         return cls(**{name: url for name, url in found.items() if url})
 
     def origins(self) -> frozenset[tuple[str, bytes, int]]:
-        return frozenset(_origin(httpx.URL(url)) for url in (self.api, self.storage, self.account))
+        return frozenset(_origin(url) for url in map(url_of, (self.api, self.storage, self.account)) if url)
 
 
 class Key:
@@ -70,16 +71,17 @@ class Key:
         hide(secret)
         object.__setattr__(self, "_secret", secret)
 
-    def header_for(self, url: str | httpx.URL, hosts: Hosts) -> dict[str, str]:
+    def header_for(self, url: str, hosts: Hosts) -> dict[str, str]:
         """The header that authenticates a request to `url`.
 
         Raises:
             BadInput: `url` is not at one of the three origins in `hosts`.
         """
-        target = httpx.URL(url)
-        if target.userinfo or _origin(target) not in hosts.origins():
+        target = url_of(url)
+        if target is None or target.userinfo or _origin(target) not in hosts.origins():
+            host = target.host if target else ""
             raise BadInput(
-                f"The API key was about to go to {target.host or 'no host'}, which is not one of Segmind's",
+                f"The API key was about to go to {host or 'no host'}, which is not one of Segmind's",
                 NOTHING_SENT,
                 f"If that host is yours, name it in {', '.join(HOST_VARIABLES.values())}",
             )
@@ -198,11 +200,8 @@ def _origin(url: httpx.URL) -> tuple[str, bytes, int]:
 
 def _base_url(text: str, variable: str) -> str:
     """`text` without its trailing slash, once it is known to be a base URL the key may go to."""
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if not url.host or url.userinfo or re.search(r"[?#\s]", text):
+    url = url_of(text)
+    if url is None or not url.host or url.userinfo or re.search(r"[?#\s]", text):
         _refuse_base(variable, "is not a plain base URL: a scheme, a host, and no user, query or fragment")
     if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
         _refuse_base(variable, "must start with https:// (http:// is for loopback only)")

@@ -14,9 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
-import httpx
-
-from .addresses import may_be_public
+from .addresses import may_be_public, url_of
 from .errors import NOTHING_SENT, BadInput
 
 SLUG = "flux-2-klein-9b"
@@ -180,9 +178,8 @@ def refuse_image_url(url: str) -> None:
     _check_text("image_urls", url)
     if len(url) > MAX_URL or any(c.isspace() for c in url):
         _refuse(f"{shown!r} is not one https address", todo)
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+    parsed = url_of(url)
+    if parsed is None:
         _refuse(f"{shown!r} is not an https address", todo)
     if parsed.scheme != "https" or not parsed.host:
         _refuse(f"The image address {shown!r} should start with https://", todo)

@@ -3,6 +3,7 @@
     run(account, requests, ...)      pictures for requests, from any event loop; the work is done on another
     recover(account, request_id)     one picture by its request_id
     balance(account)                 dollars left
+    estimate_usd(directory)          dollars that the next picture may cost; no key, no network
     list_jobs(directory)             the journal, newest first; no key, no network
     kept_picture(name, directory)    a picture that is kept here; no key, no network
 
@@ -15,14 +16,15 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from . import explain, images
 from .errors import NOTHING_SENT, Interrupted, SegmindError
-from .journal import AVERAGE_COST_USD
-from .journal_restore import VAULT_FOLDER, open_journal
+from .journal import AVERAGE_COST_USD, read_estimate_usd
+from .journal_restore import JOURNAL_FILE, VAULT_FOLDER, open_journal
 from .keys import refuse_secrets
 from .protocol import REQUEST_ID, Credits, Reported
 from .redaction import RedactingFilter
@@ -36,15 +38,17 @@ from .request import (
     refuse_too_many_references,
 )
 from .rows import Row, State
-from .session import Session
 from .values import UPLOADING, Account, Picture, Progress, Terms
 from .vault import Vault
+
+if TYPE_CHECKING:
+    from .session import Session
 
 __all__ = [
     "ASPECT_RATIOS", "AVERAGE_COST_USD", "IMAGE_FORMATS", "MAX_REFERENCES", "MAX_SEED", "SAMPLERS", "UPLOADING",
     "Account", "Interrupted", "KleinRequest", "Picture", "Progress", "RedactingFilter",
-    "Reported", "Row", "SegmindError", "State", "Terms", "balance", "kept_picture", "list_jobs", "recover",
-    "refuse_secrets", "refuse_too_many_references", "run",
+    "Reported", "Row", "SegmindError", "State", "Terms", "balance", "estimate_usd", "kept_picture", "list_jobs",
+    "recover", "refuse_secrets", "refuse_too_many_references", "run",
 ]  # fmt: skip
 
 _SESSIONS: dict[Account, Session] = {}
@@ -97,6 +101,11 @@ async def balance(account: Account) -> Credits:
     return await _session(account).balance()
 
 
+def estimate_usd(directory: Path) -> float:
+    """What a picture costs by the last jobs of this folder: what a run reserves, and its receipt calls its estimate."""
+    return read_estimate_usd(directory / JOURNAL_FILE)
+
+
 def list_jobs(directory: Path, limit: int = 100, tell: Callable[[str], None] = lambda sentence: None) -> list[Row]:
     """The journal, newest first.
 
@@ -129,6 +138,8 @@ def kept_picture(name: str, directory: Path, tell: Callable[[str], None] = lambd
 
 def _session(account: Account) -> Session:
     """One account has one session as long as the process lives: one rate limit, one owner of jobs."""
+    from .session import Session  # late: with httpx, what a graph without Segmind never loads
+
     with _LOCK:
         return _SESSIONS.setdefault(account, Session(account))
 

@@ -92,6 +92,7 @@ class Progress:
         waited_s: since the call.
         expected_s: the usual time from submit to picture.
         reused: nothing is paid for it now.
+        estimate_usd: what it may cost, 0 where nobody has said.
     """
 
     job: int
@@ -101,6 +102,7 @@ class Progress:
     request_id: str | None = None
     metrics: Metrics = field(default_factory=Metrics)
     reused: bool = False
+    estimate_usd: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Picture:
             "request_id": row.request_id,
             "seed": row.seed,
             "cost_usd": row.cost_usd,
+            "estimate_usd": row.reserved_usd or None,
             "remaining_usd": row.remaining_usd,
             "queue_seconds": row.queue_s,
             "inference_seconds": row.inference_s,

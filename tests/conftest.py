@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import interpreter
 from pack import ROOT, importable
 from sharing import Sharing
 from summary import Summary
@@ -26,6 +27,7 @@ def pytest_configure(config):
     config.pluginmanager.register(PackRootIsNotATestPackage())
     config.pluginmanager.register(Summary())
     config.pluginmanager.register(Sharing())
+    interpreter.prefer()
     importable()
     try:
         find_checkout()

@@ -11,8 +11,11 @@ from functools import cache
 import torch
 from peak_memory import PeakMemory
 
+from klein9b.kernels.ops import Ops
+from klein9b.klein.kv_cache import BlockReferences
 from klein9b.klein.kv_store import Storage
 from klein9b.klein.vram import KLEIN_9B
+from standins.quantised import quantised
 
 PARAMS = {
     "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "mlp_ratio": 3.0, "axes_dim": [32] * 4,
@@ -24,12 +27,27 @@ PARAMS = {
 
 @cache
 def klein(dims, device="meta"):
-    import comfy.ldm.flux.model
     import comfy.ops
+
+    return _flux(dims, device, comfy.ops.disable_weight_init)
+
+
+@cache
+def quantised_klein(dims, format):
+    """Its blocks in one of the host's quantised formats, as the host loads them."""
+    import comfy.ops
+
+    model = _flux(dims, "meta", comfy.ops.mixed_precision_ops({}, torch.bfloat16))
+    scale = 1.0 if format == "float8_e4m3fn" else None
+    model.load_state_dict(quantised(klein(dims).state_dict(), format, input_scale=scale))
+    return model
+
+
+def _flux(dims, device, operations):
+    import comfy.ldm.flux.model
 
     shape = {"hidden_size": dims.hidden, "num_heads": dims.hidden // 128, "context_in_dim": dims.context}
     depth = {"depth": dims.double_blocks, "depth_single_blocks": dims.single_blocks}
-    operations = comfy.ops.disable_weight_init
     settings = PARAMS | shape | depth
     return comfy.ldm.flux.model.Flux(dtype=torch.bfloat16, device=device, operations=operations, **settings)
 
@@ -50,18 +68,56 @@ def latent(rows, size, device="meta"):
 
 
 def evaluate(model, job, options, device="meta", **conds):
-    rows = job.rows
-    inputs = latent(rows, job.size, device), torch.zeros(rows, device=device)
-    context = empty(rows, job.text_tokens, KLEIN_9B.context, device=device)
+    """The bytes that lived at once."""
+    inputs = inputs_of(job, device)
     with torch.inference_mode(), PeakMemory() as memory:
-        model(*inputs, context, transformer_options=options, **conds)
+        model(*inputs, transformer_options=options, **conds)
     return memory.peak
+
+
+def inputs_of(job, device="meta"):
+    """Latent, time and text."""
+    times, text = torch.zeros(job.rows, device=device), (job.rows, job.text_tokens, KLEIN_9B.context)
+    return latent(job.rows, job.size, device), times, empty(*text, device=device)
 
 
 def stock(job, dims=KLEIN_9B, device="meta"):
     references = [latent(job.rows, size, device) for size in job.references]
     return evaluate(
         klein(dims, device), job, {"optimized_attention_override": flash}, device, ref_latents=references or None
+    )
+
+
+def accelerated(job, dims=KLEIN_9B):
+    """In the second evaluation of a run, which has positions from the first."""
+    from klein9b.nodes.host.acceleration import Acceleration
+
+    ours = Acceleration(lambda like: as_kernels_allocate(), "test", lambda report: None)
+    options = {"optimized_attention_override": flash}
+    options |= {"wrappers": {"diffusion_model": {"klein9b_accelerate": [ours.diffusion_model]}}}
+    references = [latent(job.rows, size) for size in job.references] or None
+    peaks = [evaluate(klein(dims), job, options, ref_latents=references) for _ in range(2)]
+    return peaks[-1]
+
+
+def as_kernels_allocate():
+    """Ops that make their result and nothing besides."""
+
+    def heads(packed, norms, freqs, heads, *, out=None):
+        parts = packed.unflatten(-1, (len(norms), heads, -1)).permute(2, 0, 3, 1, 4)
+        made = zip(parts, norms, out or [None] * len(norms), strict=True)
+        return tuple(
+            room if room is not None else part if norm is None else empty(*part.shape) for part, norm, room in made
+        )
+
+    return Ops(
+        layer_norm_modulate=lambda x, scale, shift: empty(*x.shape),
+        gated_residual_=lambda x, y, gate: x,
+        gated_residual_norm_=lambda x, y, gate, scale, shift: empty(*x.shape),
+        heads_norm_rope=heads,
+        swiglu_concat=lambda mlp, attended: empty(
+            *mlp.shape[:-1], mlp.shape[-1] // 2 + (0 if attended is None else attended.shape[-1])
+        ),
     )
 
 
@@ -74,7 +130,7 @@ def cached_step(job):
 
     class Kept:
         def read(self, index):
-            return job.cache.unpack(stored, torch.bfloat16)
+            return BlockReferences(job.cache, torch.bfloat16, (stored,), (0,))
 
     references = References(model, Kept(), own_places(model, options, all_of_them=False))
     peak = evaluate(

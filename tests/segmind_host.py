@@ -32,14 +32,14 @@ def forget_key(base: Path) -> None:
     (private_folder(base) / KEY_FILE).unlink(missing_ok=True)
 
 
-def remember_jobs(base: Path, seconds: float) -> None:
-    """A journal of earlier jobs that took `seconds` each: without one the first look at a job is at 8 seconds."""
+def remember_jobs(base: Path, seconds: float, cost_usd: float = 0.04) -> None:
+    """A journal of earlier jobs, so long and so dear each: without one the first look at a job is at 8 seconds."""
     journal = Journal(private_folder(base) / JOURNAL_FILE)
     for i in range(EARLIER_JOBS):
         row = journal.claim(f"earlier {i}", prompt="", seed=i)
         journal.submitting(row.id, "")
         journal.accepted(row.id, f"earlier-{i}")
-        journal.settle(row.id, 0.04, None, 0.0, seconds)
+        journal.settle(row.id, cost_usd, None, 0.0, seconds)
         journal.kept(row.id, "0" * 64)
     journal.close()
 

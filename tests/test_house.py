@@ -69,6 +69,13 @@ def test_kernels_know_torch_triton_and_kitchen_only():
             assert known, f"{name_of(path)} imports {name}"
 
 
+def test_triton_is_imported_by_its_own_kernels_alone():
+    for path in FILES:
+        if (PACK / "kernels" / "triton") not in path.parents:
+            wrong = [name for name in imported(path) if re.search(r"(^|\.)triton(\.|$)", name)]
+            assert not wrong, f"{name_of(path)} imports {', '.join(wrong)}"
+
+
 def behind_the_face(path, root=PACK):
     """What a file imports of remote/ other than its one face, service."""
     names = [name for name in imported(path, root) if reaches(name, "klein9b.remote")]
@@ -134,6 +141,15 @@ def test_the_hosts_inner_parts_are_bound_when_a_feature_runs():
 )
 def test_a_name_bound_too_early_would_be_seen(code, early):
     assert bool(bound_too_early(code)) == early
+
+
+def test_no_test_module_takes_the_hosts_name_before_the_host_is_there():
+    """An early ``nodes`` would be the folder of tests, for this whole process."""
+    collected = [path for path in (PACK / "tests").rglob("*.py") if re.match(r"test_|conftest", path.name)]
+    for path in collected:
+        lines = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {getattr(line, "module", None) or line.names[0].name for line in lines}
+        assert not [name for name in names if reaches(name, "nodes")], name_of(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -182,6 +182,26 @@ def qwen3_vl_8b():
     return qwen3(4096, 12288, stack="model.language_model.") | visual
 
 
+def qwen3_vl_4b():
+    visual = {"model.visual.deepstack_merger_list.0.norm.weight": ("BF16", [4096]),
+              "model.visual.merger.linear_fc2.weight": ("BF16", [2560, 4096])}  # fmt: skip
+    return qwen3(2560, 9728, stack="model.language_model.") | visual
+
+
+def flux3(hidden=3072, context=2560, depth=2, streams=("image", "image_cond"), prefix=""):
+    """By the names of the FLUX 3 transformer in FLUX Action; FLUX.3 [klein]'s own streams were not seen."""
+    shapes = {"txt_in.weight": [hidden, context], "time_in.in_layer.weight": [hidden, 256]}
+    for stream in (*streams, "txt"):
+        shapes[f"early_stream_modulations.{stream}.lin.weight"] = [3 * hidden, hidden]
+        shapes[f"single_stream_modulations.{stream}.lin.weight"] = [3 * hidden, hidden]
+    shapes |= {f"emb_in.{stream}.weight": [hidden, 128] for stream in streams}
+    groups = ["txt_mode_blocks", "single_blocks", *(f"content_mode_blocks.{stream}" for stream in streams)]
+    for block in (f"{group}.{i}" for group in groups for i in range(depth)):
+        shapes |= {f"{block}.{n}_proj.weight": [hidden, hidden] for n in "qkv"}
+        shapes[f"{block}.mlp_in.weight"] = [6 * hidden, hidden]
+    return {prefix + name: ("BF16", shape) for name, shape in shapes.items()}
+
+
 def qwen25_vl_7b():
     tensors = qwen3(3584, 18944, layers=28)
     kept = {name: value for name, value in tensors.items() if "_norm.weight" not in name or "layernorm" in name}

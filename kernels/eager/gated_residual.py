@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..shapes import check_modulation
+from ..shapes import check_gated
 
 
 def gated_residual_(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
@@ -17,7 +17,5 @@ def gated_residual_(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     Raises:
         ValueError: y has another shape than x, or gate does not fit them.
     """
-    if x.shape != y.shape:
-        raise ValueError(f"gated_residual_: y must have x's shape {list(x.shape)}, got {list(y.shape)}.")
-    check_modulation("gated_residual_", x, gate=gate)
+    check_gated(x, y, gate)
     return x.add_(gate * y)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
+from ..shapes import check_heads
 from .rope import rope
 
 
@@ -30,6 +31,7 @@ def heads_norm_rope(
     freqs: Tensor,
     heads: int,
     *,
+    out: Sequence[Tensor | None] | None = None,
     rotation: Callable[[Tensor, Tensor], Tensor] = rope,
 ) -> tuple[Tensor, ...]:
     """Splits packed projections into heads; a part with a norm becomes rope(x / sqrt(mean(x^2) + eps) * weight).
@@ -39,24 +41,22 @@ def heads_norm_rope(
             a view.
         norms: one a part, such as (query's, key's, None) for packed queries, keys and values.
         freqs: the position table of these tokens, see `rope`.
+        out: one a part: a (batch, heads, tokens, head_dim) tensor to write it into, which may be a view, or None.
         rotation: stands in for `rope`, with the same formula.
 
     Returns:
-        one (batch, heads, tokens, head_dim) a part, of packed's dtype. A part without a norm is a view of packed.
+        one (batch, heads, tokens, head_dim) a part, of packed's dtype: what `out` gives for it, else a new one, or a
+        view of packed where the part has no norm.
 
     Raises:
         ValueError: the features do not divide into that many parts and heads, or freqs is not of these tokens.
     """
-    if packed.shape[-1] % (len(norms) * heads):
-        raise ValueError(
-            f"heads_norm_rope: {packed.shape[-1]} features do not divide into {len(norms)} parts of {heads} heads."
-        )
-    if freqs.shape[2] != packed.shape[1]:
-        raise ValueError(f"heads_norm_rope: freqs has {freqs.shape[2]} tokens, packed has {packed.shape[1]}.")
+    check_heads(packed, len(norms), heads, freqs)
     parts = packed.unflatten(-1, (len(norms), heads, -1)).permute(2, 0, 3, 1, 4)
-    return tuple(
+    made = tuple(
         part if norm is None else rotation(_normed(part, norm), freqs) for part, norm in zip(parts, norms, strict=True)
     )
+    return made if out is None else tuple(m if o is None else o.copy_(m) for m, o in zip(made, out, strict=True))
 
 
 def _normed(x: Tensor, norm: RmsNorm) -> Tensor:

@@ -47,6 +47,14 @@ def pack_kv_int4(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def unpack_kv_int4(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """What pack_kv_int4 kept, in `dtype`: the product is rounded once, from float32."""
-    levels = torch.cat((packed & _MASK, packed >> _BITS), dim=-1).to(torch.int8) + LOWEST
-    groups = levels.unflatten(-1, (scale.shape[-1], -1))
-    return (groups * scale.float()[..., None]).to(dtype).flatten(-2)
+    unpacked = packed.new_empty(*packed.shape[:-1], 2 * packed.shape[-1], dtype=dtype)
+    unpack_kv_int4_(unpacked, packed, scale)
+    return unpacked
+
+
+def unpack_kv_int4_(target: Tensor, packed: Tensor, scale: Tensor) -> None:
+    """As `unpack_kv_int4`, into a target (..., tokens, head_dim), which may be a view."""
+    levels = torch.cat((packed & _MASK, packed >> _BITS), dim=-1).view(torch.int8).sub_(-LOWEST)
+    groups = scale.shape[-1], -1
+    grouped = levels.expand_as(target).unflatten(-1, groups)
+    torch.mul(grouped, scale.float()[..., None], out=target.unflatten(-1, groups))

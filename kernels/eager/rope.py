@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, addcmul
 
+from ..shapes import check_rope
+
 
 def rope(x: Tensor, freqs: Tensor) -> Tensor:
     """Turns each pair of features by its position's angle: (x0, x1) -> (c x0 - s x1, s x0 + c x1).
@@ -14,12 +16,9 @@ def rope(x: Tensor, freqs: Tensor) -> Tensor:
             computes in.
 
     Raises:
-        ValueError: freqs is of another shape.
+        ValueError: freqs is of another shape, or head_dim is odd.
     """
-    batch, _, tokens, head_dim = x.shape
-    table = (1, tokens, head_dim // 2, 2, 2)
-    if freqs.shape[0] not in (1, batch) or tuple(freqs.shape[1:]) != table:
-        raise ValueError(f"rope: freqs must be {[batch, *table]} or {[1, *table]}, got {list(freqs.shape)}.")
+    check_rope(tuple(x.shape), freqs)
     pairs = x.to(freqs.dtype).unflatten(-1, (-1, 1, 2))
     turned = addcmul(freqs[..., 0] * pairs[..., 0], freqs[..., 1], pairs[..., 1])
     return turned.flatten(-2).type_as(x)

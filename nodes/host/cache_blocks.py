@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from ...kernels.eager.append_kv import KeyValue, append_kv
-from .block_functions import host_functions, is_hung_onto, plain
+from ...kernels.eager.append_kv import append_kv
+from ...klein.kv_cache import BlockReferences
+from ...klein.transformer import EVERY_TOKEN, Span
+from .block_functions import host_rope, is_hung_onto, plain
 from .evaluation import Evaluation
-from .own_blocks import OwnBlock, Place, Replacement, block_at, own_block, places
+from .own_blocks import ACCELERATION, OwnBlock, Place, Replacement, block_at, functions_by, own_block, places
 
 if TYPE_CHECKING:
     from comfy.patcher_extension import WrapperExecutor
@@ -20,7 +22,7 @@ ARGUMENT = "klein9b_references"
 class Rows(Protocol):
     """Keys and values for every row of a batch, block by block."""
 
-    def read(self, index: int) -> KeyValue: ...
+    def read(self, index: int) -> BlockReferences: ...
 
 
 class References:
@@ -59,7 +61,7 @@ class References:
         kind, index = self.deaf[0]
         return f"another node replaces {kind.replace('_', ' ')} {index}, which does not attend to the references"
 
-    def read(self, index: int) -> KeyValue:
+    def read(self, index: int) -> BlockReferences:
         self.asked[index] = True
         return self.rows.read(index)
 
@@ -67,20 +69,20 @@ class References:
         """Transformer options by which every block attends to the references."""
         replaced = options.get("patches_replace", {})
         patches = options.get("patches", {})
-        before, behind = self._attention_patches(options)
+        before, behind = self._attention_patches()
         ours = {"attn1_patch": [before], "attn1_output_patch": [behind, *patches.get("attn1_output_patch", [])]}
         return options | {
             "patches": patches | ours,
             "patches_replace": replaced | {"dit": self._replacements(model, options, replaced.get("dit", {}))},
         }
 
-    def _attention_patches(self, options: dict[str, Any]) -> tuple[Any, Any]:
+    def _attention_patches(self) -> tuple[Any, Any]:
         """For the host's blocks, which call the first with normed queries and keys before they rotate them.
 
         It rotates them itself, appends, and leaves no position table for the host to rotate by again. A block keeps
         what it was handed until its end, so the second, behind attention, empties that.
         """
-        rope = host_functions(options).rope
+        rope = host_rope()
         handed: dict[str, Tensor | None] = {}
 
         def before(
@@ -93,7 +95,7 @@ class References:
             extra_options: dict[str, Any],
         ) -> dict[str, Tensor | None]:
             index = extra_options["block_index"] + self.doubles * (extra_options["block_type"] == "single")
-            k, v = append_kv(rope(plain(k), pe), plain(v), self.read(index))
+            k, v = append_kv(rope(plain(k), pe), plain(v), self.read(index).pair)
             handed.update(q=rope(plain(q), pe), k=k, v=v, pe=None, attn_mask=attn_mask)
             return handed
 
@@ -111,7 +113,11 @@ class References:
         for index, place in enumerate(places(model)):
             found = replaced.get(place)
             if place in self.own:
-                ours = found if isinstance(found, OwnBlock) else own_block(place, block_at(model, place))
+                ours = (
+                    found
+                    if isinstance(found, OwnBlock)
+                    else own_block(place, block_at(model, place), functions_by(options))
+                )
                 result[place] = self._given(ours, index, options)
             elif found is not None:
                 result[place] = self._listened_to(found, index, place)
@@ -123,8 +129,8 @@ class References:
         def replacement(args: dict[str, Any], _: dict[str, Any]) -> dict[str, Any]:
             now = args["transformer_options"]
             args = args | {"transformer_options": now | {"patches": options.get("patches", {})}}
-            first_query = now["img_slice"][0] if last else 0
-            return ours.evaluate(args, reference=self.read(index), first_query=first_query)
+            computed = Span(now["img_slice"][0]) if last else EVERY_TOKEN
+            return ours.evaluate(args, reference=self.read(index), computed=computed)
 
         return replacement
 
@@ -170,11 +176,12 @@ def own_places(model: Any, options: dict[str, Any], *, all_of_them: bool) -> fro
     """Of the blocks that ours are to evaluate, as far as nobody else does.
 
     Args:
-        all_of_them: not only the last block and those whose replacement is ours already.
+        all_of_them: not only the last block and those whose replacement is ours already. So it is too where blocks are
+            accelerated.
     """
     replaced = options.get("patches_replace", {}).get("dit", {})
     every = places(model)
     ours = {place for place in every if isinstance(replaced.get(place), OwnBlock)}
-    wanted = every if all_of_them else every[-1:]
+    wanted = every if all_of_them or ACCELERATION in options else every[-1:]
     free = {p for p in wanted if p not in replaced and not is_hung_onto(block_at(model, p))}
     return frozenset(ours | free)

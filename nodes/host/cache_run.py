@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,17 @@ from ...kernels.eager.append_kv import KeyValue
 from ...klein.kv_cache import PositionedReference, ReferenceRows, ReferenceRun, RunReport
 from ...klein.kv_pass import reference_keys_values
 from ...klein.kv_store import NoRoomAnywhere, Placement, Storage, bytes_per_token
-from .block_functions import host_functions
+from ...klein.tiles import Tiles
+from .attention_parts import KEY as PARTS
 from .cache_blocks import References, own_places, with_references
 from .cache_memory import ReferenceMemory, memories
 from .evaluation import Evaluation
 from .model_state import ModelState, identity, model_state
 from .newer_host import MissingFromHost, needs_host
-from .own_blocks import places
+from .own_blocks import ACCELERATION, functions_by, places
+from .reference_pictures import reference_rows
 from .step_aside import evaluation_unfit_because, run_unfit_because, step_aside
+from .tile_options import WHERE, Tile, tiles_of
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -64,7 +67,7 @@ class CachedReferences:
     def outer_sample(self, executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
         guider = executor.class_obj
         try:
-            run = SamplingRun(self.settings, guider)
+            run = SamplingRun(self.settings, guider, args[0].shape)
         except MissingFromHost as error:
             self.settings.show(f"stock path: {step_aside(error)}")
             return executor(*args, **kwargs)
@@ -111,17 +114,22 @@ class SamplingRun:
     """From the moment a guider starts until it has finished.
 
     Attributes:
+        model: the host's, of whose weights the run knows.
         unfit: why no evaluation of this run can use the cache.
         refused: why the stock path runs, once it does.
-        tokens: of all references the run may use.
+        tokens: of all references that one picture may use, at once where it is painted in tiles.
         answered: the cache has served an evaluation.
         honoured: every block has asked for the references' keys and values in some evaluation.
+
+    Args:
+        shape: of the latent.
     """
 
     @needs_host()
-    def __init__(self, settings: Settings, guider: Any) -> None:
+    def __init__(self, settings: Settings, guider: Any, shape: Sequence[int]) -> None:
         patcher = guider.model_patcher
         self.settings = settings
+        self.model = patcher.model
         # Anew: a node behind ours may have loaded the model a second time, as TorchCompileModel does.
         self.memory: ReferenceMemory = memories.of(patcher)
         self.weights: ModelState = model_state(patcher)
@@ -131,10 +139,12 @@ class SamplingRun:
         self.answered = False
         self.honoured = False
         self._untrimmed = False
-        self.tokens = 0 if self.unfit else reference_tokens(guider.conds)
+        self._tile: Tile | None = None
+        self.tokens = 0 if self.unfit else reference_tokens(guider.conds, tiles_of(guider.model_options, shape))
         dtype = patcher.model.get_dtype_inference()
         size = bytes_per_token(patcher.model.diffusion_model, settings.storage, dtype) if self.tokens else 0
-        self.memory.store.begin_run(settings.budget, self.tokens, size, settings.placement)
+        sets = reference_rows(guider.conds)
+        self.memory.store.begin_run(settings.budget, self.tokens, size, settings.placement, sets)
         memories.beside(patcher, wanted=self.tokens > 0 and settings.placement is not Placement.CPU)
 
     def refuse(self, reason: str | None) -> None:
@@ -164,9 +174,12 @@ class SamplingRun:
         return out
 
     def _cached(self, evaluation: Evaluation, evaluate: Evaluate) -> Tensor | None:
-        self.refuse(self.unfit or evaluation_unfit_because(evaluation))
+        second = None if evaluation.model is self.model else "a second model takes part in the run"
+        self.refuse(self.unfit or second or evaluation_unfit_because(evaluation))
         if self.refused:
             return None
+        if not evaluation.reference_tokens:
+            return evaluate(evaluation.options, {**evaluation.conds, "ref_latents": []})
         references = self._references_of(evaluation)
         out = evaluate(*with_references(evaluation, references))
         self.honoured |= not references.missing
@@ -176,6 +189,7 @@ class SamplingRun:
 
     def _references_of(self, evaluation: Evaluation) -> References:
         model, compiled = evaluation.diffusion_model, evaluation.compiled
+        self._turn_to(evaluation.options.get(WHERE))
         self.memory.store.require_room()
         rows = find_or_compute(self.references, model, evaluation.reference_latents, self.weights, evaluation.options)
         own = own_places(model, evaluation.options, all_of_them=compiled)
@@ -183,6 +197,12 @@ class SamplingRun:
             self._untrimmed = True
             log.info("Klein 9B Reference Cache: another node changes the last block, so it computes the text too.")
         return References(model, rows.at_hand() if compiled else rows, own)
+
+    def _turn_to(self, tile: Tile | None) -> None:
+        """Each tile of a picture has keys and values of its own, as all references attend to its part of the first."""
+        if tile != self._tile:
+            self.references.rest()
+        self._tile = tile
 
     @needs_host()
     def _within_memory(self, evaluate: Callable[[], Tensor | None]) -> Tensor | None:
@@ -233,26 +253,38 @@ def find_or_compute(
     run: ReferenceRun, model: Any, latents: list[Tensor], weights: Hashable, options: dict[str, Any]
 ) -> ReferenceRows:
     """Keys and values of reference latents (batch, 128, height, width), placed as the host places them."""
-    override = options.get("optimized_attention_override")
-    host = host_functions({} if override is None else {"optimized_attention_override": override})
+    parts = options.get(PARTS)
+    override = parts.of_references() if parts else options.get("optimized_attention_override")
+    attention = {} if override is None else {"optimized_attention_override": override}
+    acceleration = identity(options.get(ACCELERATION))
     positions = repr(sorted((options.get("rope_options") or {}).items()))
 
     def position(latent: Tensor, index: int) -> PositionedReference:
         place = (index + 1) * model.params.ref_index_scale
-        return PositionedReference(*model.process_img(latent, index=place, transformer_options=options))
+        tokens, ids = model.process_img(latent, index=place, transformer_options=options)
+        kept = parts and parts.kept[index]
+        if kept is None:
+            return PositionedReference(tokens, ids)
+        return PositionedReference(*(x[:, kept.to(x.device)] for x in (tokens, ids)))
 
     def compute(tokens: Tensor, ids: Tensor) -> Iterator[KeyValue]:
-        return reference_keys_values(model, tokens, ids, host)
+        return reference_keys_values(model, tokens, ids, functions_by(options)(attention, tokens))
 
-    return run.entries(latents, (weights, identity(override), positions), position, compute)
+    state = weights, identity(override), acceleration, positions
+    return run.entries(latents, state, position, compute, parts and parts.changed_tokens.kept_tokens)
 
 
-def reference_tokens(conds: dict[str, list[dict[str, Any]]]) -> int:
-    """Tokens of all distinct sets of references in a run's conditionings."""
+def reference_tokens(conds: dict[str, list[dict[str, Any]]], tiles: Tiles | None = None) -> int:
+    """Tokens of all distinct sets of references in a run's conditionings, for one picture of a batch.
+
+    Args:
+        tiles: where it is painted in them, one tile's part of the first reference counts.
+    """
     sets = {}
     for cond in (cond for kind in conds.values() for cond in kind or ()):
         latents = cond.get("reference_latents") or ()
-        sets[tuple(map(id, latents))] = sum(latent.shape[-2] * latent.shape[-1] for latent in latents)
+        counts = [latent.shape[-2] * latent.shape[-1] for latent in latents]
+        sets[tuple(map(id, latents))] = sum([tiles.tokens, *counts[1:]] if tiles and counts else counts)
     return sum(sets.values())
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .attention_parts import KEY as PARTS
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -37,15 +39,26 @@ class Evaluation:
         return [latent.to(self.x.device, dtype) for latent in self.conds.get("ref_latents") or ()]
 
     @property
+    def reference_tokens(self) -> int:
+        """How many there are, without those that settings take out."""
+        parts = self.options.get(PARTS)
+        return sum(parts.layout.references) if parts else sum(x.shape[-2] * x.shape[-1] for x in self.reference_latents)
+
+    @property
     def compiled(self) -> bool:
         """Whether torch.compile makes code of the diffusion model or of its blocks."""
-        import comfy.patcher_extension
-        import comfy_api.torch_helpers.torch_compile
+        return is_compiled(self.model, self.options)
 
-        by_host = self.options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.APPLY_MODEL, {})
-        model = self.model.diffusion_model
-        return (
-            comfy_api.torch_helpers.torch_compile.COMPILE_KEY in by_host
-            or model is not self.diffusion_model
-            or model._compiled_call_impl is not None
-        )
+
+def is_compiled(model: Any, options: dict[str, Any]) -> bool:
+    """Whether torch.compile makes code of the diffusion model of the host's model, by these transformer_options too."""
+    import comfy.patcher_extension
+    import comfy_api.torch_helpers.torch_compile
+
+    by_host = options.get("wrappers", {}).get(comfy.patcher_extension.WrappersMP.APPLY_MODEL, {})
+    inner = model.diffusion_model
+    return (
+        comfy_api.torch_helpers.torch_compile.COMPILE_KEY in by_host
+        or hasattr(inner, "_orig_mod")
+        or inner._compiled_call_impl is not None
+    )

@@ -18,6 +18,7 @@ from ...klein.kv_store import Storage
 from ...klein.vram import TEXT_TOKENS, Dims, Job, refuse_unfit, refuse_unfit_references
 from .cache_memory import KEY as CACHE
 from .card import device_name
+from .list_progress import KEY as LIST
 from .newer_host import MissingFromHost, needs_host
 
 if TYPE_CHECKING:
@@ -79,10 +80,14 @@ def _refuse_run(guider: Any, noise: Tensor) -> None:
     room = _room(patcher.load_device)
     if room is None or noise.ndim != 4 or _is_changed(patcher, guider.model_options):
         return
-    model = patcher.model.diffusion_model
-    dims = Dims(model.hidden_size, len(model.double_blocks), len(model.single_blocks), model.params.context_in_dim)
+    dims = dims_of(patcher.model.diffusion_model)
     for job in _jobs(noise, guider.conds.get("positive") or (), is_cached=_is_cached(patcher)):
         refuse_unfit(dims, job, *room)
+
+
+def dims_of(model: Any) -> Dims:
+    """Of the host's Flux module."""
+    return Dims(model.hidden_size, len(model.double_blocks), len(model.single_blocks), model.params.context_in_dim)
 
 
 def refuse_references(sizes: Sequence[Size]) -> None:
@@ -127,7 +132,7 @@ def _is_changed(patcher: ModelPatcher, options: Mapping[str, Any]) -> bool:
     hung = [patcher.object_patches, patcher.injections]
     hung += [value for group in groups for name, value in group.items() if name not in _WATCHED]
     hung += [value for name, value in options.items() if name not in _OPTIONS]
-    return bool(keys - {KEY, CACHE}) or any(map(_says_something, hung))
+    return bool(keys - {KEY, CACHE, LIST}) or any(map(_says_something, hung))
 
 
 def _says_something(value: Any) -> bool:

@@ -104,7 +104,8 @@ def _time_and_money(known: list[Progress], count: int) -> str:
     to_pay = count - sum(job.reused for job in known)
     costs = [job.metrics.cost_usd for job in known if not job.reused]
     spent = sum(cost for cost in costs if cost is not None)
-    price = f"about ${to_pay * AVERAGE_COST_USD:.2f}" if to_pay else "nothing to pay"
+    estimate = max((job.estimate_usd for job in known), default=0.0) or AVERAGE_COST_USD
+    price = f"about ${to_pay * estimate:.2f}" if to_pay else "nothing to pay"
     return f"{time}, ${spent:.4f} so far, {price} in all." if spent else f"{time}, {price}."
 
 

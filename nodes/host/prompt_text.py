@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ...klein.prompt import images_spoken_of
+from ...klein.prompt import MAX_TOKENS, TextLength, images_spoken_of, weighted_words
 
+_MOST_WORDS = 3
 _KEY = "klein9b_prompt"
 _REFERENCES = "reference_latents"
 
@@ -23,6 +25,30 @@ def missing_images(conditioning: list) -> str:
             named = " and ".join(f"image {number}" for number in missing)
             return f"The prompt speaks of {named}, but {_images(_joined(beside))}."
     return ""
+
+
+def not_read(text: str, lengths: Mapping[str, TextLength]) -> list[str]:
+    """Sentences on what Klein does not read of prompts.
+
+    Args:
+        text: of all of them.
+        lengths: by what a prompt is called.
+    """
+    cuts = [_cut(name, length) for name, length in lengths.items() if length.cut]
+    words = weighted_words(text)
+    return [*cuts, *([_weights(words)] if words else [])]
+
+
+def _cut(name: str, length: TextLength) -> str:
+    return (
+        f"The {name} is {length.tokens:,} tokens long with its template; Klein reads the first {MAX_TOKENS}, "
+        f"as Black Forest Labs runs it, so the last {length.cut:,} were cut. Shorten it."
+    )
+
+
+def _weights(words: list[str]) -> str:
+    named = ", ".join(words[:_MOST_WORDS]) + (" and more" if len(words) > _MOST_WORDS else "")
+    return f"Klein reads {named} as plain text, brackets and numbers included: weights do nothing. Say it in words."
 
 
 def _missing(beside: dict[str, Any]) -> set[int]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from .as_written import is_as_written
 from .block_functions import is_hung_onto
 from .cache_blocks import own_places
+from .changed_tokens import ChangedTokens
 from .evaluation import Evaluation
 from .own_blocks import places
 
@@ -56,6 +58,10 @@ def model_unfit_because(model: Any) -> str | None:
     known &= all(type(b) is comfy.ldm.flux.layers.SingleStreamBlock for b in model.single_blocks)
     if not known or not len(model.single_blocks):
         return "its blocks are not the host's Flux blocks"
+    kinds = comfy.ldm.flux.layers.DoubleStreamBlock, comfy.ldm.flux.layers.SingleStreamBlock
+    changed = next((kind.__name__ for kind in kinds if not is_as_written(kind, "forward")), None)
+    if changed:
+        return f"another pack has changed the host's {changed}.forward"
     p = model.params
     if not (p.global_modulation and p.mlp_silu_act) or p.guidance_embed or p.yak_mlp or p.txt_norm or p.vec_in_dim:
         return "its blocks are not Klein's"
@@ -77,7 +83,7 @@ def evaluation_unfit_because(evaluation: Evaluation) -> str | None:
     if conds.get("attention_mask") is not None:
         return "the conditioning carries an attention mask"
     for name in _PATCHES_THAT_SEE_REFERENCES:
-        if options.get("patches", {}).get(name):
+        if any(not isinstance(one, ChangedTokens) for one in options.get("patches", {}).get(name, ())):
             return f"another node patches {name}, which would no longer see the references"
     if x.requires_grad or any(r.requires_grad for r in references):
         return "gradients are wanted"

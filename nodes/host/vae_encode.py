@@ -77,7 +77,7 @@ def encode_pictures(vae: VAE, pictures: Iterable[tuple[str, np.ndarray]]) -> tup
         latents.append(encoded.latent)
         if encoded.in_tiles is not None:
             told.append(f"{label} was encoded in tiles: {encoded.in_tiles}")
-            log.warning("Klein 9B References: %s.", told[-1])
+            log.warning("Klein 9B: %s.", told[-1])
     return latents, told
 
 

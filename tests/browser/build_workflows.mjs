@@ -43,6 +43,14 @@ async function build({ spec, version, hostVersion }) {
       await new Promise((done) => setTimeout(done, 20));
     }
   }
+  // A node that shows a picture grows when it is drawn with that.
+  app.canvas.ds.scale = 0.2;
+  app.canvas.ds.offset = [100, 100];
+  const pictured = spec.nodes.filter((one) => one.placeholder).map((one) => made[one.id]);
+  const waits = () => pictured.some((node) => !node.imgs?.[0]?.naturalWidth);
+  for (let tries = 0; tries < 600 && waits(); tries++) await new Promise((done) => setTimeout(done, 50));
+  if (waits()) throw new Error(`a photograph of ${spec.name} did not come`);
+  app.canvas.draw(true, true);
   for (const one of spec.nodes) {
     const least = made[one.id].computeSize();
     made[one.id].setSize([Math.max(one.size[0], least[0]), Math.max(one.size[1], least[1])]);

@@ -24,6 +24,8 @@ from host.checkout import PACK, find_checkout
 from host.conftest import PHOTOGRAPHS
 from host.server import Host
 
+A_MAN = {"image_5.png": "camera"}
+
 
 def main() -> None:
     importable()
@@ -33,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         (base / "models").symlink_to(models)
-        standins.write_photographs(base / "input", PHOTOGRAPHS, longest_side=512)
+        standins.write_photographs(base / "input", PHOTOGRAPHS | A_MAN, longest_side=512)
         settings = base / "user" / "default" / "comfy.settings.json"
         settings.parent.mkdir(parents=True)
         settings.write_text(json.dumps(SETTINGS))

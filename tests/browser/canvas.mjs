@@ -144,3 +144,24 @@ export async function tooltip(page, { id, input }) {
   await shown.waitFor();
   return shown.innerText();
 }
+
+// Every text that is drawn for the node with an id: on the classic canvas as it is painted, else in its element.
+export async function writtenOn(page, { id }) {
+  await settle(page);
+  const element = page.locator(`[data-node-id="${id}"]`).first();
+  if (await element.isVisible()) return (await element.innerText()).split("\n");
+  return page.evaluate(() => new Promise((done) => {
+    const { prototype } = CanvasRenderingContext2D;
+    const { fillText } = prototype;
+    const texts = [];
+    prototype.fillText = function (text, ...rest) {
+      texts.push(text);
+      return fillText.call(this, text, ...rest);
+    };
+    window.app.canvas.setDirty(true, true);
+    setTimeout(() => {
+      prototype.fillText = fillText;
+      done(texts);
+    }, 500);
+  }));
+}

@@ -50,7 +50,7 @@ def comfy(request, checkout, segmind, tmp_path_factory):  # noqa: F811
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(SETTINGS))
-    for folder in ("diffusion_models", "text_encoders", "vae"):
+    for folder in ("diffusion_models", "text_encoders", "vae", "loras"):
         (base / "no_models" / folder).mkdir(parents=True)
     (base / "models").symlink_to("no_models")
     write_key(base, segmind.key)

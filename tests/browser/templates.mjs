@@ -21,16 +21,26 @@ async function thumbnailWidth(page, card) {
   return width();
 }
 
+// The shelf loads more cards as it is scrolled to its end; whether there are more than those known.
+async function moreCards(page, dialog, known) {
+  await cards(dialog).last().hover();
+  await page.mouse.wheel(0, 5000);
+  for (let tries = 0; tries < 20 && (await cards(dialog).count()) <= known; tries++) await page.waitForTimeout(100);
+  return (await cards(dialog).count()) > known;
+}
+
 // What the pack's shelf shows: each card's name and the width of its thumbnail.
 export async function listTemplates(page, { folder, file }) {
   const dialog = await openBrowser(page, folder);
   await cards(dialog).first().waitFor();
   await settle(page);
   const shown = [];
-  for (const card of await cards(dialog).all()) {
-    const name = (await card.getAttribute("data-testid")).replace("template-workflow-", "");
-    shown.push({ name, thumbnail: await thumbnailWidth(page, card) });
-  }
+  do {
+    for (const card of (await cards(dialog).all()).slice(shown.length)) {
+      const name = (await card.getAttribute("data-testid")).replace("template-workflow-", "");
+      shown.push({ name, thumbnail: await thumbnailWidth(page, card) });
+    }
+  } while (await moreCards(page, dialog, shown.length));
   if (file) {
     await cards(dialog).first().scrollIntoViewIfNeeded();
     await settle(page);
@@ -40,8 +50,7 @@ export async function listTemplates(page, { folder, file }) {
   return shown;
 }
 
-// The shelf loads more cards as it is scrolled, which moves the one under the pointer: as a person does, look and click
-// again where nothing opened.
+// Loading moves the card under the pointer: as a person does, look and click again where nothing opened.
 async function clickCard(page, dialog, card) {
   for (const last of [false, false, true]) {
     await card.scrollIntoViewIfNeeded();
@@ -57,7 +66,10 @@ async function clickCard(page, dialog, card) {
 
 export async function openTemplate(page, { folder, name }) {
   const dialog = await openBrowser(page, folder);
-  await clickCard(page, dialog, page.getByTestId(`template-workflow-${name}`));
+  const card = page.getByTestId(`template-workflow-${name}`);
+  await cards(dialog).first().waitFor();
+  while (!(await card.count()) && (await moreCards(page, dialog, await cards(dialog).count())));
+  await clickCard(page, dialog, card);
   await page.waitForFunction((name) => window.app.extensionManager.workflow.activeWorkflow?.filename === name, name);
   await settle(page);
 }

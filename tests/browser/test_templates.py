@@ -26,7 +26,9 @@ def without_packs(graph):
 
 
 def models_of(path):
-    return {model["name"] for node in read(path)["nodes"] for model in node["properties"].get("models", [])}
+    nodes = read(path)["nodes"]
+    chosen = {node["widgets_values"][0] for node in nodes if node["type"] in ("Klein9BQuantize", "Klein9BLora")}
+    return chosen | {model["name"] for node in nodes for model in node["properties"].get("models", [])}
 
 
 def test_the_shelf_shows_each_with_its_picture(page):

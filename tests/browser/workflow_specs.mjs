@@ -2,6 +2,7 @@
 const HUB = "https://huggingface.co";
 const FP8_QWEN = "qwen_3_8b_fp8mixed.safetensors";
 const FP4_QWEN = "qwen_3_8b_fp4mixed.safetensors";
+const FULL_QWEN = "qwen_3_8b.safetensors";
 const FULL_VAE = "flux2-vae.safetensors";
 const SMALL_VAE = "full_encoder_small_decoder.safetensors";
 
@@ -17,6 +18,7 @@ const FILES = {
   "flux-2-klein-9b-kv-fp8.safetensors": BFL("FLUX.2-klein-9b-kv-fp8", "flux-2-klein-9b-kv-fp8.safetensors"),
   [FP8_QWEN]: COMFY("flux2-klein-9B", "text_encoders", FP8_QWEN),
   [FP4_QWEN]: COMFY("flux2-klein-9B", "text_encoders", FP4_QWEN),
+  [FULL_QWEN]: COMFY("flux2-klein-9B", "text_encoders", FULL_QWEN),
   [FULL_VAE]: COMFY("flux2-dev", "vae", FULL_VAE),
   [SMALL_VAE]: ["vae", "black-forest-labs/FLUX.2-small-decoder", `${HUB}/black-forest-labs/FLUX.2-small-decoder/resolve/main/${SMALL_VAE}`],
 };
@@ -44,18 +46,22 @@ function sizes(names) {
   }).join("\n");
 }
 
-function note(name, lines, files, cached) {
+function filesNote(files, offered) {
   const gated = FILES[files.diffusion_model][1];
-  const kept = cached ? "\n\nThe reference cache goes to RAM where VRAM is short." : "";
-  return `${lines}
-
-## Files
+  return `## Files
 
 | in ComfyUI/models | from |
 |---|---|
 ${sizes(Object.values(files))}
 
-*View details* on ComfyUI's warning offers each missing file. The diffusion model is gated: sign in at [${gated}](${HUB}/${gated}) and accept the FLUX Non-Commercial License first.
+${offered} The diffusion model is gated: sign in at [${gated}](${HUB}/${gated}) and accept the FLUX Non-Commercial License first.`;
+}
+
+function note(name, lines, files, cached) {
+  const kept = cached ? "\n\nThe reference cache goes to RAM where VRAM is short." : "";
+  return `${lines}
+
+${filesNote(files, "*View details* on ComfyUI's warning offers each missing file.")}
 
 ## Memory
 
@@ -64,13 +70,42 @@ ${PLANS[name]}${kept}
 *Klein 9B Plan* below the loader says the same for your own card and files.`;
 }
 
+// What encodes the prompt.
+const TEXT_ENCODE = (prompt, negative) => ({ type: "Klein9BTextEncode", widgets: { prompt, negative_prompt: negative } });
+const CAST = (prompt) => ({ type: "Klein9BCast", title: "Prompt with places", widgets: { prompt } });
+
+function encoded(words) {
+  const positive = ["prompt", "positive"];
+  return words === CAST ? { positive } : { positive, negative: ["prompt", "negative"] };
+}
+
+// What joins the photographs to the prompt and gives the latent.
+const REFERENCES = (photographs, widgets) => ({
+  type: "Klein9BReferences", title: photographs.length ? undefined : "Klein 9B References (size of the picture)", size: [350, 220], widgets,
+  from: Object.fromEntries(photographs.map((_, i) => [`images.image_${i + 1}`, [`image_${i + 1}`, "IMAGE"]])),
+});
+const INPAINT = (widgets) => ({ type: "Klein9BInpaint", size: [350, 400], widgets, from: { image: ["image_1", "IMAGE"], mask: ["image_1", "MASK"] } });
+const OUTPAINT = (widgets) => ({ type: "Klein9BInpaint", size: [350, 400], widgets, from: { image: ["image_1", "IMAGE"] } });
+
+// What acts on the conditioning, and the outputs of it that the guider takes.
+const STRENGTH = (image, strength) => ({
+  node: { type: "Klein9BReferenceStrength", size: [330, 220], widgets: { image, strength, start: 0, end: 1 } },
+  gives: { positive: ["set", "positive"], negative: ["set", "negative"] },
+});
+const NEGATED = (negative_strength) => ({
+  node: { type: "Klein9BNegative", size: [330, 110], widgets: { negative_strength } },
+  gives: { positive: ["set", "positive"] },
+});
+
 const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own
 const STEP = 380;
 
-// One graph, left to right: files and their plan, words and photographs, references, sampling, picture.
-function local({ name, subject, files, photographs, prompt, negative = "", steps, cfg, sampler, aspect_ratio, megapixels, cached, pictures }) {
+// One graph, left to right: files and their plan, words and photographs, references, sampling, picture. `words` encodes
+// the prompt, `set` is what acts on the conditioning behind the references, `inpaint` paints the photograph instead,
+// `reported` is how Klein 9B Edit Report makes the last picture.
+function local({ name, subject, files, photographs, prompt, negative = "", words = TEXT_ENCODE, set, inpaint, steps, cfg, sampler, aspect_ratio, megapixels, cached, accelerated, lora, reported, pictures }) {
   const edits = photographs.length > 0;
-  const restores = edits && aspect_ratio === "match_input_image";
+  const restores = inpaint || (edits && aspect_ratio === "match_input_image");
   const nodes = [
     { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 860], widgets: { "": note(name, subject, files, cached) } },
     { id: "load", type: "Klein9BLoader", group: "Files", pos: [470, 0], size: [340, 280], widgets: { ...files, variant: "auto" }, models: Object.values(files).map(model) },
@@ -78,22 +113,31 @@ function local({ name, subject, files, photographs, prompt, negative = "", steps
       id: "plan", type: "Klein9BPlan", group: "Files", pos: [470, 350], size: [340, 620],
       widgets: { ...files, references: photographs.length, cfg, reference_cache: cached ? "model dtype" : "off" },
     },
-    {
-      id: "prompt", type: "Klein9BTextEncode", title: "Prompt", group: "Words and images", pos: [880, 330], size: [370, 310],
-      widgets: { prompt, negative_prompt: negative }, from: { clip: ["load", "clip"] },
-    },
+    { id: "prompt", title: "Prompt", group: "Words and images", pos: [880, 330], size: [370, 310], from: { clip: ["load", "clip"] }, ...words(prompt, negative) },
   ];
   photographs.forEach((file, i) => {
     nodes.push({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group: "Words and images", pos: [880, 720 + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } });
   });
-  const references = { positive: ["prompt", "positive"], negative: ["prompt", "negative"], vae: ["load", "vae"] };
-  photographs.forEach((_, i) => { references[`images.image_${i + 1}`] = [`image_${i + 1}`, "IMAGE"]; });
-  if (cached) nodes.push({ id: "cache", type: "Klein9BReferenceCache", group: "Sampling", pos: [1720, 0], size: [310, 240], from: { model: ["load", "model"] } });
-  const column = cached ? 2090 : 1720; // where the guider and what feeds the sampler stand
+  const joined = inpaint ?? REFERENCES(photographs, { fit: "bfl", aspect_ratio, megapixels });
+  let before = "load", column = 1720; // what the guider gets, and where it and what feeds the sampler stand
+  let conditioned = { positive: ["references", "positive"], negative: ["references", "negative"] };
+  if (set) {
+    nodes.push({ id: "set", group: "Words and images", pos: [column, 370], from: conditioned, ...set.node });
+    conditioned = { ...conditioned, ...set.gives };
+    column += 420;
+  }
+  const between = (id, type, height, widgets = {}) => {
+    nodes.push({ id, type, group: "Sampling", pos: [column, 0], size: [310, height], widgets, from: { model: [before, "model"] } });
+    before = id;
+    column += 370;
+  };
+  if (lora) between("lora", "Klein9BLora", 180, { lora, strength: 1 });
+  if (cached) between("cache", "Klein9BReferenceCache", 240);
+  if (accelerated) between("accelerate", "Klein9BAccelerate", 260);
   const saveAt = column + (restores ? 1320 : 1030);
   nodes.push(
-    { id: "references", type: "Klein9BReferences", title: edits ? undefined : "Klein 9B References (size of the picture)", group: "Words and images", pos: [1300, 150], size: [350, 220], widgets: { fit: "bfl", aspect_ratio, megapixels }, from: references },
-    { id: "guider", type: "CFGGuider", group: "Sampling", pos: [column, 0], size: [310, 100], widgets: { cfg }, from: { model: [cached ? "cache" : "load", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
+    { id: "references", group: "Words and images", pos: [1300, 150], ...joined, from: { ...encoded(words), vae: ["load", "vae"], ...joined.from } },
+    { id: "guider", type: "CFGGuider", group: "Sampling", pos: [column, 0], size: [310, 100], widgets: { cfg }, from: { model: [before, "model"], ...conditioned } },
     { id: "sigmas", type: "Klein9BScheduler", group: "Sampling", pos: [column, 170], size: [310, 120], widgets: { steps, denoise: 1, shift: "flux2" }, from: { latent: ["references", "latent"] } },
     { id: "sampler", type: "Klein9BSampler", group: "Sampling", pos: [column, 360], size: [310, 110], widgets: sampler },
     { id: "noise", type: "RandomNoise", title: "Seed", group: "Sampling", pos: [column, 540], size: [310, 90], widgets: { noise_seed: 42, control_after_generate: "randomize" } },
@@ -101,8 +145,73 @@ function local({ name, subject, files, photographs, prompt, negative = "", steps
     { id: "decode", type: "VAEDecode", group: "Picture", pos: [column + 730, 0], size: [230, 60], from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
   );
   if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", group: "Picture", pos: [column + 1020, 0], size: [240, 60], from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
-  nodes.push({ id: "save", type: "SaveImage", title: "Picture", group: "Picture", pos: [saveAt, 0], size: [480, 560], widgets: { filename_prefix: "Klein9B" }, from: { images: restores ? ["restore", "image"] : ["decode", "IMAGE"] } });
-  return { name, nodes, pictures, shown: cached ? ["Words and images", "Sampling"] : ["Words and images"] };
+  if (reported) {
+    nodes.push(
+      { id: "report", type: "Klein9BEditReport", group: "Picture", pos: [saveAt, 0], size: [360, 240], widgets: reported, from: { original: ["image_1", "IMAGE"], edit: ["restore", "image"] } },
+      { id: "told", type: "PreviewAny", title: "Report", group: "Picture", pos: [saveAt + 420, 640], size: [480, 200], from: { source: ["report", "report"] } },
+    );
+  }
+  const last = reported ? ["report", "image"] : restores ? ["restore", "image"] : ["decode", "IMAGE"];
+  nodes.push({ id: "save", type: "SaveImage", title: "Picture", group: "Picture", pos: [saveAt + (reported ? 420 : 0), 0], size: [480, 560], widgets: { filename_prefix: "Klein9B" }, from: { images: last } });
+  return { name, nodes, pictures, shown: reported ? ["Picture"] : cached ? ["Words and images", "Sampling"] : ["Words and images"] };
+}
+
+// One photograph after the other out of a folder, each picture into another: the one-image edit with both ends replaced.
+function ofFolder(options) {
+  const one = local({ ...options, photographs: ["image_1.png"] });
+  const ends = {
+    image_1: { id: "folder", type: "Klein9BFolder", group: "Words and images", pos: [880, 720], size: [370, 200], widgets: { folder: "photographs", first: 1, most: 20 }, from: { model: ["load", "model"] } },
+    references: { from: { ...encoded(TEXT_ENCODE), vae: ["load", "vae"], "images.image_1": ["folder", "image"] } },
+    guider: { from: { model: ["folder", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
+    save: { type: "Klein9BSaveFolder", title: "Pictures", widgets: { folder: "edited" }, from: { image: ["restore", "image"], name: ["folder", "name"] } },
+  };
+  return { ...one, nodes: one.nodes.map((node) => (node.id === "image_1" ? ends.image_1 : { ...node, ...ends[node.id] })) };
+}
+
+// A photograph scaled up, encoded, joined to the prompt as image 1 at that size, and painted anew in tiles.
+function large({ name, subject, files, photographs, prompt, megapixels, steps }) {
+  const one = local({ ...DISTILLED, ...SIZE, name, subject, files, photographs, prompt, steps });
+  const column = 2860, further = column - 1720; // two columns more before the sampling, and one in it
+  const replaced = {
+    references: { id: "references", type: "ReferenceLatent", title: "Image 1, at its new size", group: "Words and images", pos: [2060, 330], size: [340, 80], from: { conditioning: ["prompt", "positive"], latent: ["encode", "LATENT"] } },
+    guider: { id: "guider", type: "BasicGuider", group: "Sampling", pos: [column, 0], size: [310, 80], from: { model: ["tiles", "model"], conditioning: ["references", "CONDITIONING"] } },
+    decode: { id: "decode", type: "VAEDecodeTiled", group: "Picture", pos: [column + 730, 0], size: [300, 180], widgets: { tile_size: 512, overlap: 64 }, from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
+  };
+  const latents = { sigmas: "latent", sample: "latent_image" };
+  const nodes = one.nodes.filter((node) => node.id !== "restore").map((node) => {
+    if (replaced[node.id]) return replaced[node.id];
+    if (node.id === "plan") return { ...node, title: "Klein 9B Plan (for one tile)" };
+    if (node.id === "save") return { ...node, pos: [column + 1090, 0] };
+    const moved = node.pos[0] >= 1720 ? { ...node, pos: [node.pos[0] + further, node.pos[1]] } : node;
+    return latents[node.id] ? { ...moved, from: { ...node.from, [latents[node.id]]: ["tiles", "latent"] } } : moved;
+  });
+  nodes.push(
+    { id: "scale", type: "ImageScaleToTotalPixels", title: "How large it becomes", group: "Words and images", pos: [1300, 720], size: [340, 140], widgets: { upscale_method: "lanczos", megapixels, resolution_steps: 16 }, from: { image: ["image_1", "IMAGE"] } },
+    { id: "encode", type: "VAEEncodeTiled", group: "Words and images", pos: [1680, 720], size: [340, 180], widgets: { tile_size: 512, overlap: 64 }, from: { pixels: ["scale", "IMAGE"], vae: ["load", "vae"] } },
+    { id: "tiles", type: "Klein9BTiles", group: "Sampling", pos: [2460, 0], size: [340, 220], widgets: { tile_size: 1024, overlap: 128 }, from: { model: ["load", "model"], latent: ["encode", "LATENT"] } },
+  );
+  return { ...one, nodes };
+}
+
+// ComfyUI's warning knows a file by its name without a folder, so that here it has no address to offer.
+const LINKS = (files) => `ComfyUI's warning names what is missing; these are the files: ${Object.values(files).map((file) => `[${file}](${FILES[file][2]})`).join(", ")}.`;
+
+// Files made of files: no picture.
+function int8({ name, subject, files }) {
+  const make = (slot, title, y) => {
+    const file = files[slot];
+    const [folder] = FILES[file];
+    return [
+      { id: slot, type: "Klein9BQuantize", title: `Klein 9B Quantize (${title})`, group: "Files", pos: [470, y], size: [400, 200], widgets: { file: `${folder}/${file}`, name: "" } },
+      { id: `${slot}_report`, type: "PreviewAny", title: `Report (${title})`, group: "Reports", pos: [940, y], size: [480, 260], from: { source: [slot, "report"] } },
+    ];
+  };
+  const nodes = [
+    { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 720], widgets: { "": `${subject}\n\n${filesNote(files, LINKS(files))}` } },
+    ...make("diffusion_model", "model", 0),
+    ...make("text_encoder", "text encoder", 330),
+  ];
+  return { name, nodes, shown: ["Files", "Reports"] };
 }
 
 // The hosted model. Nothing to download; what to read first is the price, the privacy and where the key goes.
@@ -167,7 +276,7 @@ function remote({ name, subject, photographs, widgets }) {
 }
 
 // The same prompt, seed and images into both lanes: one text, one number, one set of photographs.
-function sideBySide({ name, subject, files, photographs, prompt }) {
+function bothLanes({ name, subject, files, photographs, prompt }) {
   const one = local({ ...DISTILLED, ...MATCH, name, subject, files, photographs, prompt });
   const down = 780;
   const words = [
@@ -178,12 +287,29 @@ function sideBySide({ name, subject, files, photographs, prompt }) {
     if (node.id === "note") return { ...node, size: [410, 1200], widgets: { "": remoteNote(note(name, subject, files), true) } };
     if (node.id === "prompt") return { ...node, widgets: {}, from: { ...node.from, prompt: ["text", "STRING"] } };
     if (node.id === "noise") return { ...node, widgets: {}, from: { noise_seed: ["number", "INT"] } };
-    if (node.id === "save") return { ...node, title: "Picture from your GPU" };
     return node;
   });
   const asked = { aspect_ratio: "match_input_image" };
   const from = { prompt: ["text", "STRING"], seed: ["number", "INT"] };
-  return { name, shown: ["Words and images", "Segmind"], nodes: [...wired, ...words, remoteNode({ pos: [1720, down], widgets: asked, photographs, from, group: "Segmind" }), ...remotePicture(2190, down, "Segmind")] };
+  return [...wired, ...words, remoteNode({ pos: [1720, down], widgets: asked, photographs, from, group: "Segmind" })];
+}
+
+function sideBySide(task) {
+  const nodes = bothLanes(task).map((node) => (node.id === "save" ? { ...node, title: "Picture from your GPU" } : node));
+  return { name: task.name, shown: ["Words and images", "Segmind"], nodes: [...nodes, ...remotePicture(2190, 780, "Segmind")] };
+}
+
+// Nothing but the switch hangs on Segmind Remote: a receipt's preview would run it whatever the lane.
+function switched(task) {
+  const nodes = bothLanes(task);
+  const save = nodes.find((node) => node.id === "save");
+  const [x, y] = save.pos;
+  const lane = {
+    id: "switch", type: "Klein9BSwitch", group: "Picture", pos: [x, y], size: [330, 140], widgets: { lane: "local" },
+    from: { local: ["restore", "image"], remote: ["remote", "image"], fits: ["plan", "fits"] },
+  };
+  const saved = { ...save, pos: [x + 390, y], from: { images: ["switch", "image"] } };
+  return { name: task.name, shown: ["Segmind", "Picture"], nodes: [...nodes.filter((node) => node !== save), lane, saved] };
 }
 
 const EULER = { sampler: "euler" };
@@ -192,6 +318,8 @@ const SIZE = { aspect_ratio: "1:1", megapixels: 1 };
 const MATCH = { aspect_ratio: "match_input_image", megapixels: 1 };
 
 const FOX = "A red fox standing in fresh snow at the edge of a birch forest, early morning light, its breath visible in the cold air, shallow depth of field, photograph";
+const NEGATIVE = "low quality, blurry, less details";
+const CFG_INTERVAL = "*Klein 9B Accelerate* makes each step faster and changes nothing of the picture as it is set here. With cfg_until 0.6 the last 7 of 20 steps do without the negative prompt and cost half: the picture is then another one, approximately the same.";
 const TWO_IMAGES = "Put the cup from image 2 into the hands of the woman in image 1. Keep her face, her suit and the light unchanged.";
 
 // One task on one card.
@@ -229,10 +357,16 @@ const FP8 = (name) => ({ ...CARDS[16], diffusion_model: name });
 export const WORKFLOWS = [
   ...TASKS.flatMap(onCards),
   local({
-    ...SIZE, name: "Klein 9B base text to image with res_2s", files: FP8("flux-2-klein-base-9b-fp8.safetensors"), photographs: [], steps: 20, cfg: 5, sampler: { sampler: "res_2s", "sampler.eta": 0, "sampler.final_step": "sigma_min" },
-    subject: "# Text to image, base\n\n20 steps of res_2s at cfg 5: slower, more varied, and the negative prompt is read. res_2s calls the model twice a step and cfg doubles that; set the sampler to euler to halve the time.",
+    ...SIZE, name: "Klein 9B base text to image with res_2s", files: FP8("flux-2-klein-base-9b-fp8.safetensors"), photographs: [], steps: 20, cfg: 5, sampler: { sampler: "res_2s", "sampler.eta": 0, "sampler.final_step": "sigma_min" }, accelerated: true,
+    subject: `# Text to image, base\n\n20 steps of res_2s at cfg 5: slower, more varied, and the negative prompt is read. res_2s calls the model twice a step and cfg doubles that; set the sampler to euler to halve the time.\n\n${CFG_INTERVAL}`,
     prompt: FOX,
-    negative: "low quality, blurry, less details",
+    negative: NEGATIVE,
+  }),
+  local({
+    ...MATCH, name: "Klein 9B base edit two images", files: FP8("flux-2-klein-base-9b-fp8.safetensors"), photographs: ["image_1.png", "image_2.png"], steps: 20, cfg: 5, sampler: EULER, accelerated: true,
+    subject: `# Edit with two images, base\n\n20 steps at cfg 5: slower than the distilled model, and the negative prompt is read. Image 1 is the photograph you edit, image 2 lends something; the picture comes back at image 1's own size.\n\n${CFG_INTERVAL}`,
+    prompt: TWO_IMAGES,
+    negative: NEGATIVE,
   }),
   local({
     ...DISTILLED, name: "Klein 9B combine four images", files: CARDS[16], aspect_ratio: "4:3", megapixels: 1, photographs: ["image_1.png", "image_2.png", "image_3.png", "image_4.png"],
@@ -240,9 +374,59 @@ export const WORKFLOWS = [
     prompt: "The woman from image 1 sits at a cafe table with the cup from image 2, the cat from image 3 on her lap, the rocket from image 4 seen through the window. One photograph, one light.",
   }),
   local({
-    ...DISTILLED, ...MATCH, name: "Klein 9B KV edit two images", files: FP8("flux-2-klein-9b-kv-fp8.safetensors"), cached: true, photographs: ["image_1.png", "image_2.png"],
-    subject: "# Edit with two images, references cached\n\nThe KV model computes its reference images once. *Klein 9B Reference Cache* keeps what was computed, so a new prompt or seed on the same images skips them altogether: the text under the node says what was saved.",
+    ...DISTILLED, ...MATCH, name: "Klein 9B KV edit two images", files: FP8("flux-2-klein-9b-kv-fp8.safetensors"), cached: true, accelerated: true, photographs: ["image_1.png", "image_2.png"],
+    subject: "# Edit with two images, references cached\n\nThe KV model computes its reference images once. *Klein 9B Reference Cache* keeps what was computed, so a new prompt or seed on the same images skips them altogether: the text under the node says what was saved. *Klein 9B Accelerate* makes what is left of each step faster.",
     prompt: TWO_IMAGES,
+  }),
+  local({
+    ...DISTILLED, ...MATCH, name: "Klein 9B reference strength", files: CARDS[16], photographs: ["image_1.png", "image_2.png"], set: STRENGTH(2, 1.5),
+    subject: "# How strongly an image counts\n\nThe two-image edit, with image 2 at strength 1.5: in attention every pixel of it counts one and a half times. At 1 the picture is the one without *Klein 9B Reference Strength*; at 0 it is as if image 2 were not connected.\n\n*start* and *end* let it count in a part of the steps, the two masks in a part of the new picture, or with a part of its own pixels. One node an image, one behind the other.",
+    prompt: TWO_IMAGES,
+  }),
+  local({
+    ...DISTILLED, ...MATCH, name: "Klein 9B edit with a LoRA", files: CARDS[16], photographs: ["image_1.png"], lora: "klein-9b-lora.safetensors",
+    subject: "# An edit with a LoRA\n\nChoose your own file in *Klein 9B LoRA*, from models/loras; *klein-9b-lora.safetensors* stands for it. It has to be trained on Klein 9B: one for 4B, FLUX.1 or another model is named and refused. Whose names the file has does not matter.\n\nThe text under the node says how many layers were placed, and names what was not. Several nodes in a row add up; *strength* 0 is the picture without it.",
+    prompt: "Repaint image 1 in the style of the LoRA. Keep the composition, the pose and the background.",
+  }),
+  ofFolder({
+    ...DISTILLED, ...MATCH, name: "Klein 9B edit a folder", files: CARDS[16],
+    subject: "# Edit a folder of photographs\n\nPut photographs of any sizes into a folder in *ComfyUI/input*, here *photographs*, say what to change in each, press Run. The pictures come back at their own sizes and under their own names in *ComfyUI/output/edited*; nothing that is there is ever replaced.\n\nThe text under *Klein 9B Folder* says which photograph is being edited, and names each file that could not be read. Every picture is the one that its photograph gives alone with the same seed. For a reference that all share connect *Load Image* to image 2.\n\nOne run takes *most* photographs and saves them at its end; for a large folder set *most* to 1, *first* to increment and the number of runs beside Run: each is then saved before the next.",
+    prompt: "Replace the background of image 1 with a plain light grey studio wall. Keep the subject, its pose, its colours and the light on it unchanged.",
+  }),
+  local({
+    ...DISTILLED, ...MATCH, name: "Klein 9B edit with a report", files: CARDS[16], photographs: ["image_1.png"], reported: { undo_movement: true, lock_colors: true, only_changes: true, threshold: 5, feather: 16 },
+    subject: "# An edit, and what it did\n\nThe one-image edit. *Klein 9B Edit Report* says by how much the edit is shifted, zoomed and turned against the photograph, how far the colours drifted where nothing was to change, and how much changed.\n\nAs it is set here, the edit is put back in place, its colours are locked to the photograph's, and only what changed is laid over it: every other pixel of the picture is the photograph's own. Switch the three off to see the edit as Klein made it.\n\nWhere structure that was only painted again is taken for change, raise *threshold*. The mask of what changed is the node's second output.",
+    prompt: "Give the woman in image 1 a green scarf. Keep everything else unchanged.",
+  }),
+  local({
+    ...DISTILLED, ...SIZE, name: "Klein 9B negative prompt at cfg 1", files: CARDS[16], photographs: [], set: NEGATED(5),
+    subject: "# A negative prompt at cfg 1\n\nThe distilled model runs at cfg 1, where a negative prompt is otherwise not read. *Klein 9B Negative* steers the picture away from it inside attention. A step costs 13 % more, with references less, instead of twice as much.\n\n*negative_strength* says how hard; at 1 the picture is the one without the node. Leave cfg at 1.",
+    prompt: "A street cafe in an old town on a summer morning, wooden chairs and small round tables on the cobblestones, soft light, photograph",
+    negative: "people, cars, parasols",
+  }),
+  local({
+    ...DISTILLED, name: "Klein 9B cast two people", files: CARDS[16], aspect_ratio: "3:2", megapixels: 1, photographs: ["image_1.png", "image_5.png"], words: CAST,
+    subject: "# Two people, each in a place of their own\n\nA line of the prompt that begins with a place and a colon is read by that part of the picture alone, and so is the image that it speaks of: here image 1 on the left, image 2 on the right. All other lines are read everywhere. The text under the node lists what it found.\n\nPlaces are *left*, *right*, *top*, *bottom*, their corners, *left third* and the like, or *mask 1* for one that you paint and connect. The help page of *Klein 9B Cast* has them all.",
+    prompt: "Two people sit side by side on a park bench in autumn and talk. One photograph, soft evening light.\nleft: the woman from image 1 in a red coat\nright: the man from image 2 in a green sweater",
+  }),
+  local({
+    ...DISTILLED, name: "Klein 9B inpaint", files: CARDS[16], photographs: ["painted.png"], inpaint: INPAINT({ area: "around the mask", megapixels: 1, feather: 16, strength: 1 }),
+    subject: "# Paint a part of a photograph anew\n\nChoose a photograph, right-click *Image 1*, *Open in MaskEditor*, paint over what is to change, save, and say in the prompt what should be there. Press Run.\n\nThe model sees the photograph without what is under the mask, so nothing of it shows through. A small mask is cut out with its surroundings and painted at the model's full size; *Klein 9B Restore* puts it back and leaves every pixel beyond the feather as it was.",
+    prompt: "A grey cat sits in her arms and looks into the camera. The same light and the same lens as in the rest of image 1.",
+  }),
+  local({
+    ...DISTILLED, name: "Klein 9B outpaint", files: CARDS[16], photographs: ["image_1.png"], inpaint: OUTPAINT({ area: "whole picture", megapixels: 1, feather: 16, strength: 1, left: 256, right: 256 }),
+    subject: "# Make a photograph wider\n\nChoose a photograph, say on *Klein 9B Inpaint* by how many pixels it grows at each side, and in the prompt what the whole picture shows. Press Run.\n\nThe photograph itself stays, bit for bit, but for the feather along the sides that grow.",
+    prompt: "The woman from image 1 in a wide, bright hangar: the flag goes on to the left, the shuttle to the right. One photograph, one light.",
+  }),
+  large({
+    name: "Klein 9B large picture in tiles", files: CARDS[12], photographs: ["image_1.png"], megapixels: 16, steps: 4,
+    subject: "# A photograph made large\n\nChoose a photograph, say in *How large it becomes* how many megapixels it gets (16 are 4096 by 4096), press Run. *Klein 9B Tiles* paints it tile by tile in every step: each tile sees its own part of image 1, neighbours overlap and are merged, so that no seam shows. The text under the node says how many tiles there are; every one of them takes the time of a picture of its size.\n\nThe memory is that of one tile, whatever the picture's size: 4096 by 4096 runs on a card of 12 GB with these files. *denoise* on *Klein 9B Scheduler* below 1 keeps more of the photograph as it is. Further references go into a *Klein 9B References* between *Image 1, at its new size* and the guider; every tile sees them whole.",
+    prompt: "Image 1 as a sharp, detailed photograph: fine texture in skin, hair and cloth, no noise, no blur. Keep everything in image 1 where it is.",
+  }),
+  int8({
+    name: "Klein 9B make int8 files", files: { diffusion_model: "flux-2-klein-9b.safetensors", text_encoder: FULL_QWEN },
+    subject: "# Make int8 files\n\nWrites the model and its text encoder once more in 8-bit integers, which NVIDIA cards since the RTX 20 series multiply faster than bf16. Press Run once; it takes minutes on the processor and little RAM, and Cancel leaves nothing behind. To make one file only, select the other node and its report and press Ctrl+M.\n\nEach new file lies beside the old one, which stays: *models/diffusion_models/flux-2-klein-9b-int8.safetensors* and *models/text_encoders/qwen_3_8b_int8.safetensors*. They are in ComfyUI's own format: *Klein 9B Loader*, *Load Diffusion Model* and *Load CLIP* open them, also without this pack. Press R to see them in the lists.\n\n## Disk space\n\n| | in bf16 | in int8 |\n|---|---|---|\n| model | 18.2 GB | 9.4 GB |\n| text encoder | 16.4 GB | 9.4 GB |\n\nThe int8 text encoder is smaller than bf16, not faster, and not smaller than *qwen_3_8b_fp8mixed* (8.7 GB): make it only if you have the bf16 file anyway.\n\n## Licence\n\nAn int8 file of FLUX.2 [klein] 9B is a derivative of it and stays under the FLUX Non-Commercial License. Qwen3-8B is Apache-2.0.",
   }),
   remote({
     name: "Segmind remote edit two images", photographs: ["image_1.png", "image_2.png"],
@@ -257,6 +441,11 @@ export const WORKFLOWS = [
   sideBySide({
     name: "Klein 9B local and remote side by side", files: CARDS[16], photographs: ["image_1.png", "image_2.png"],
     subject: "# Local and remote, side by side\n\nOne prompt, one seed and the same two photographs go to your GPU and to Segmind at the same time. The hosted model has its own settings (20 steps at cfg 5), so the pictures are kin, not twins.\n\nThe seed stays as it is, so running again costs nothing; type another for new pictures.",
+    prompt: TWO_IMAGES,
+  }),
+  switched({
+    name: "Klein 9B one switch, local or Segmind", files: CARDS[16], photographs: ["image_1.png", "image_2.png"],
+    subject: "# One switch, local or Segmind\n\nOne prompt, one seed, the same two photographs, and a *lane* on *Klein 9B Switch*, at the right end. The lane that is not chosen does not run: it loads no weight and sends nothing.\n\n| lane | runs on | costs |\n|---|---|---|\n| local | your GPU | nothing, ever |\n| Segmind | Segmind Remote | what stands on that node, once |\n| local where it fits, else Segmind | your GPU; Segmind where *Klein 9B Plan* says that the job does not run at all | nothing, or the same |\n\nAn error on your GPU never becomes a job at Segmind. The plan goes by its own widgets: set its number of references and its size to what you make. Hang nothing else on *Segmind Remote*: a preview of its receipt would run it whatever the lane. *Segmind Jobs* lists what was paid.",
     prompt: TWO_IMAGES,
   }),
 ];

@@ -12,6 +12,7 @@ import standins
 from fake_segmind import Behaviour, FakeSegmind
 from host.checkout import PACK
 from host.server import Host
+from host.workflow_files import PAINTED
 from segmind_host import environment, write_key
 
 from .say import say, table
@@ -21,6 +22,9 @@ PHOTOGRAPHS = {
     "image_2.png": "coffee",
     "image_3.png": "chelsea",
     "image_4.png": "rocket",
+    PAINTED: "astronaut painted over",
+    "photographs/cat.png": "chelsea",
+    "photographs/rocket.png": "rocket",
 }
 SIDE = 256
 MEGAPIXELS = 0.0625
@@ -51,7 +55,7 @@ def run(checkout: Path, output: Path) -> None:
 
 
 def _run_one(host: Host, path: Path, output: Path) -> list[tuple[str, ...]]:
-    """A row for each picture; shows the receipts of those that came from Segmind."""
+    """A row for each picture or file; shows the receipts of those that came from Segmind."""
     say(f"running {path.stem}")
     graph = _on_photographs(json.loads((path.parent / "api" / path.name).read_text()))
     start = time.perf_counter()
@@ -59,6 +63,10 @@ def _run_one(host: Host, path: Path, output: Path) -> list[tuple[str, ...]]:
     seconds = f"{time.perf_counter() - start:.1f}"
     for receipt in _receipts(entry):
         say(f"receipt: {receipt}")
+    if _inputs(graph, "Klein9BQuantize"):
+        return [(path.stem, "", "", seconds, file) for file in _made_files(entry)]
+    for report in _reports(graph, entry):
+        say(f"report: {report}")
     saved = host.pictures(entry)
     names = [path.stem if len(saved) == 1 else f"{path.stem} {i}" for i in range(1, len(saved) + 1)]
     return [_row(name, picture, _steps(graph), seconds, output) for name, picture in zip(names, saved, strict=True)]
@@ -72,9 +80,23 @@ def _row(name: str, saved: Path, steps: str, seconds: str, output: Path) -> tupl
     return name, size, steps, seconds, str(target.relative_to(PACK))
 
 
+def _texts(entry: dict) -> list[str]:
+    return [text for node in entry["outputs"].values() for text in node.get("text", [])]
+
+
+def _made_files(entry: dict) -> list[str]:
+    """The first line of each report of Klein 9B Quantize: the file's name and its size."""
+    return [text.partition("\n")[0] for text in _texts(entry)]
+
+
+def _reports(graph: dict, entry: dict) -> list[str]:
+    """Those of Klein 9B Edit Report, a line each."""
+    return [text.replace("\n", "; ") for text in _texts(entry)] if _inputs(graph, "Klein9BEditReport") else []
+
+
 def _receipts(entry: dict) -> list[str]:
     """One line a picture."""
-    told = [json.loads(text) for node in entry["outputs"].values() for text in node.get("text", [])]
+    told = [json.loads(text) for text in _texts(entry) if text.startswith(("{", "["))]
     return [json.dumps(one) for receipt in told for one in (receipt if isinstance(receipt, list) else [receipt])]
 
 
@@ -85,8 +107,11 @@ def _inputs(graph: dict, kind: str) -> list[dict]:
 def _on_photographs(graph: dict) -> dict:
     for name, load in zip(PHOTOGRAPHS, _inputs(graph, "LoadImage"), strict=False):
         load["image"] = name
-    for references in _inputs(graph, "Klein9BReferences"):
-        references["megapixels"] = MEGAPIXELS
+    for inpaint in _inputs(graph, "Klein9BInpaint"):
+        if mask := inpaint.get("mask"):
+            graph[mask[0]]["inputs"]["image"] = PAINTED
+    for sized in _inputs(graph, "Klein9BReferences") + _inputs(graph, "Klein9BInpaint"):
+        sized["megapixels"] = MEGAPIXELS
     return graph
 
 

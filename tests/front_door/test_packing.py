@@ -19,7 +19,7 @@ CODE = {"__init__.py", "klein", "kernels", "nodes", "remote"}
 READ_BY_THE_HOST = {"pyproject.toml", "requirements.txt", "workflows", "locales"}
 READ_BY_PEOPLE = {"README.md", "CHANGELOG.md", "LICENSE"}
 SHIPPED = CODE | READ_BY_THE_HOST | READ_BY_PEOPLE
-SUFFIXES = {".py", ".md", ".json", ".jpg", ".png", ".toml", ".txt", ""}
+SUFFIXES = {".js", ".py", ".md", ".json", ".jpg", ".png", ".toml", ".txt", ""}
 
 OPTIONAL = {"triton"}
 

@@ -12,6 +12,8 @@ PHOTOGRAPHS = {
     "image_2.png": "coffee",
     "image_3.png": "chelsea",
     "image_4.png": "rocket",
+    "painted.png": "astronaut painted over",
+    "photographs/image_1.png": "astronaut",
 }
 
 

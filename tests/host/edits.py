@@ -18,11 +18,19 @@ def _weights(seed: int, hidden: int, blocks: int):
     return standins.transformer(seed=seed, hidden=hidden, double_blocks=blocks, single_blocks=blocks)
 
 
-def klein_model(seed: int = KV_SEED, *, hidden: int = 256, blocks: int = 2, quantised_as: str | None = None):
+def klein_model(
+    seed: int = KV_SEED,
+    *,
+    hidden: int = 256,
+    blocks: int = 2,
+    quantised_as: str | None = None,
+    input_scale: float | None = None,
+):
     """A MODEL of its own, float32, or its blocks in one of the host's quantised formats.
 
     Args:
         blocks: so many double and so many single ones.
+        input_scale: of the activations of quantised layers, where the file is to give one.
     """
     import comfy.sd
 
@@ -30,7 +38,7 @@ def klein_model(seed: int = KV_SEED, *, hidden: int = 256, blocks: int = 2, quan
     if quantised_as is None:
         return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
     with torch.inference_mode():  # as the host loads in a graph; it cannot move such weights in here otherwise
-        weights = quantised(weights, quantised_as)
+        weights = quantised(weights, quantised_as, input_scale=input_scale)
         return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32})
 
 
@@ -65,8 +73,15 @@ def edit(
     steps=2,
     sampler="euler",
     extra=None,
+    settings=None,
+    tokens=None,
 ):
-    """Final latents of a run through the host's CFGGuider, as SamplerCustomAdvanced runs it."""
+    """Final latents of a run through the host's CFGGuider, as SamplerCustomAdvanced runs it.
+
+    Args:
+        settings: of attention, on the positive and the negative.
+        tokens: that the schedule is made for, where they are not the picture's.
+    """
     import comfy.samplers
     from comfy_extras.nodes_flux import get_schedule
 
@@ -74,21 +89,28 @@ def edit(
     embeds = prompt() if embeds is None else embeds
     guider = comfy.samplers.CFGGuider(model)
     other = references if negative_references is None else negative_references
-    guider.set_conds(
+    conds = (
         conditioning(embeds, references, **(extra or {})),
         conditioning(prompt(2) if negative is None else negative, other, **(extra or {})),
     )
+    guider.set_conds(*(conds if settings is None else with_settings(settings, *conds)))
     guider.set_cfg(cfg)
     with torch.inference_mode():
         return guider.sample(
             noise,
             torch.zeros_like(noise) if latent is None else latent,
             comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
-            get_schedule(steps, noise.shape[2] * noise.shape[3]),
+            get_schedule(steps, tokens or noise.shape[2] * noise.shape[3]),
             denoise_mask=mask,
             disable_pbar=True,
             seed=0,
         )
+
+
+def with_settings(settings, *conditionings):
+    from klein9b.nodes.host import attention_settings
+
+    return attention_settings.with_settings(settings, *conditionings)
 
 
 def cached(model, **settings):

@@ -20,8 +20,18 @@ from standins.transformer import CONTEXT
 pytestmark = pytest.mark.host
 
 FOLDER = "klein9b"
-NODES = ["Klein9BLoader", "Klein9BReferences", "Klein9BReferenceCache", "Klein9BScheduler", "Klein9BSampler"]
-NODES += ["Klein9BTextEncode", "Klein9BRestore", "Klein9BPlan", "SegmindRemote", "SegmindJobs"]
+NODES = [
+    "Klein9BLoader",
+    "Klein9BLora",
+    "Klein9BReferences",
+    "Klein9BReferenceCache",
+    "Klein9BScheduler",
+    "Klein9BSampler",
+]
+NODES += ["Klein9BTextEncode", "Klein9BRestore", "Klein9BPlan", "Klein9BQuantize", "Klein9BAccelerate"]
+NODES += ["Klein9BReferenceStrength", "Klein9BNegative", "Klein9BCast", "Klein9BInpaint", "Klein9BTiles"]
+NODES += ["Klein9BEditReport", "Klein9BFolder", "Klein9BSaveFolder"]
+NODES += ["SegmindRemote", "SegmindJobs", "Klein9BSwitch"]
 KV = "Klein 9B KV edit two images"
 PAID = "Segmind remote edit two images"  # anew each time; the others pick up what is kept
 ASIDE = "Klein 9B Reference Cache steps aside, the stock path runs: "
@@ -35,6 +45,14 @@ def joins_images(graph):
     return any("images.image_1" in one["inputs"] for one in nodes_of(graph, "Klein9BReferences"))
 
 
+def paints(graph):
+    return bool(nodes_of(graph, "Klein9BInpaint"))
+
+
+def sets_attention(graph):
+    return any(nodes_of(graph, f"Klein9B{kind}") for kind in ("ReferenceStrength", "Negative", "Cast", "Inpaint"))
+
+
 def zeroes_the_negative(graph):
     """Text Encode does, for a model that is known not to read it."""
     is_base = any("base" in one["inputs"]["diffusion_model"] for one in nodes_of(graph, "Klein9BLoader"))
@@ -42,35 +60,57 @@ def zeroes_the_negative(graph):
 
 
 def segmind_is_asked(graph):
-    return bool(nodes_of(graph, "SegmindRemote") or nodes_of(graph, "SegmindJobs"))
+    """Behind a switch it is not: that stands on local."""
+    return not nodes_of(graph, "Klein9BSwitch") and bool(
+        nodes_of(graph, "SegmindRemote") or nodes_of(graph, "SegmindJobs")
+    )
 
 
-# Which node ends in the sentence, and in which graphs.
+PROMPT = [("Klein9BTextEncode", has("Klein9BTextEncode")), ("Klein9BCast", has("Klein9BCast"))]
+IMAGES = [("Klein9BReferences", joins_images), ("Klein9BInpaint", paints)]
+TILES = [("Klein9BTiles", has("Klein9BTiles"))]
+# Which node ends in the sentence, and in which graphs; the first that fits.
 LOST = {
-    "comfy.sd.load_diffusion_model": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.sd.load_clip": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.memory_management.aimdo_enabled": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.model_management.text_encoder_device": ("Klein9BTextEncode", has("Klein9BTextEncode")),
-    "comfy.sd.CLIP": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.text_encoders.flux.KleinTokenizer8B": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.sd.CLIPType.FLUX2": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.sd.VAE": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.sd.load_vae_patcher": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.utils.load_torch_file": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.model_patcher.ModelPatcher.set_attachments": ("Klein9BLoader", has("Klein9BLoader")),
-    "comfy.model_patcher.ModelPatcher.get_attachment": ("Klein9BReferences", joins_images),
-    "comfy.model_management.extra_reserved_memory": ("Klein9BReferences", joins_images),
-    "comfy.model_management.get_total_memory": ("Klein9BReferences", joins_images),
-    "comfy.model_management.is_directml_enabled": ("Klein9BReferences", joins_images),
-    "comfy.model_management.raise_non_oom": ("Klein9BReferences", joins_images),
-    "node_helpers.conditioning_set_values": ("Klein9BReferences", joins_images),
-    "nodes.ConditioningZeroOut": ("Klein9BTextEncode", zeroes_the_negative),
-    "comfy.model_management.intermediate_device": ("Klein9BTextEncode", has("Klein9BTextEncode")),
-    "comfy.samplers.KSAMPLER": ("Klein9BSampler", has("Klein9BSampler")),
-    "comfy.model_management.throw_exception_if_processing_interrupted": ("Klein9BSampler", has("Klein9BSampler")),
-    "comfy.model_management.processing_interrupted": ("Segmind", segmind_is_asked),
-    "comfy.model_management.InterruptProcessingException": ("Segmind", segmind_is_asked),
-    "comfy_execution.graph_utils.ExecutionBlocker": ("SegmindJobs", has("SegmindJobs")),
+    "comfy.sd.load_diffusion_model": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.sd.load_clip": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.memory_management.aimdo_enabled": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.model_management.text_encoder_device": PROMPT,
+    "comfy.sd.CLIP": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.text_encoders.flux.KleinTokenizer8B": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.sd.CLIPType.FLUX2": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.sd.VAE": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.sd.load_vae_patcher": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.utils.load_torch_file": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.lora.load_lora": [("Klein9BLora", has("Klein9BLora"))],
+    "nodes.LoadImage": [("Klein9BFolder", has("Klein9BFolder"))],
+    "comfy.utils.ProgressBar": [("Klein9BFolder", has("Klein9BFolder"))],
+    "comfy.model_patcher.ModelPatcher.set_attachments": [("Klein9BLoader", has("Klein9BLoader"))],
+    "comfy.model_patcher.ModelPatcher.get_attachment": IMAGES,
+    "comfy.model_management.extra_reserved_memory": IMAGES,
+    "comfy.model_management.get_total_memory": IMAGES,
+    "comfy.model_management.is_directml_enabled": IMAGES,
+    "comfy.model_management.raise_non_oom": IMAGES,
+    "node_helpers.conditioning_set_values": IMAGES,
+    "nodes.ConditioningZeroOut": [
+        ("Klein9BTextEncode", zeroes_the_negative),
+        ("Klein9BReferences", has("Klein9BCast")),
+    ],
+    "comfy.model_management.intermediate_device": PROMPT,
+    "comfy.controlnet.ControlBase": [("Klein9B", sets_attention)],
+    "comfy.conds.CONDNoiseShape": TILES,
+    "comfy.model_patcher.ModelPatcher.add_wrapper_with_key": TILES,
+    "comfy.patcher_extension.WrappersMP.CALC_COND_BATCH": TILES,
+    "comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING": TILES,
+    "comfy.patcher_extension.WrappersMP.APPLY_MODEL": [("Klein9B", sets_attention)],
+    "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL": [("Klein9B", sets_attention)],
+    "comfy.samplers.KSAMPLER": [("Klein9BSampler", has("Klein9BSampler"))],
+    "comfy.model_management.throw_exception_if_processing_interrupted": [
+        ("Klein9B", has("Klein9BTiles")),
+        ("Klein9BSampler", has("Klein9BSampler")),
+    ],
+    "comfy.model_management.processing_interrupted": [("Segmind", segmind_is_asked)],
+    "comfy.model_management.InterruptProcessingException": [("Segmind", segmind_is_asked)],
+    "comfy_execution.graph_utils.ExecutionBlocker": [("SegmindJobs", has("SegmindJobs"))],
 }
 # There is no plan, and every picture comes. No other node needs these.
 PLAN_ALONE = {
@@ -89,6 +129,13 @@ PLAN = PLAN_ALONE | {
     "comfy.model_management.is_device_cpu",
     "comfy.model_management.text_encoder_device",
     "comfy.model_management.is_directml_enabled",
+}
+# No file is written, and every picture comes.
+QUANTIZE = {
+    "comfy.model_management.throw_exception_if_processing_interrupted",
+    "comfy.quant_ops.QUANT_ALGOS",
+    "comfy.quant_ops.get_layout_class",
+    "comfy.utils.ProgressBar",
 }
 # The cache steps aside: the picture is the stock path's.
 STEPS_ASIDE = {
@@ -120,17 +167,41 @@ STEPS_ASIDE = {
     "comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING",
     "comfy.quant_ops.QuantizedTensor",
 }
+# Of those, what Klein 9B Accelerate needs too: the picture comes as it is without it.
+ACCELERATE_IS_OFF = {
+    "comfy.ldm.flux.layers.DoubleStreamBlock",
+    "comfy.ldm.flux.layers.QKNorm",
+    "comfy.ldm.flux.layers.SiLUActivation",
+    "comfy.ldm.flux.layers.SingleStreamBlock",
+    "comfy.ldm.flux.math.apply_rope1",
+    "comfy.ldm.flux.math.attention",
+    "comfy.ldm.flux.model.Flux",
+    "comfy.model_management.in_training",
+    "comfy.model_patcher.ModelPatcher.add_wrapper_with_key",
+    "comfy.ops.cast_bias_weight",
+    "comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights",
+    "comfy.ops.uncast_bias_weight",
+    "comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL",
+    "comfy.patcher_extension.WrappersMP.OUTER_SAMPLE",
+    "comfy.quant_ops.QuantizedTensor",
+}
 # Text under nodes, which a line in the log stands in for.
 TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
-# Needed only once memory runs out, on a graphics card, in bf16, or with a LoRA on the text encoder.
+# Needed only once memory runs out, on a graphics card, for its 8-bit layers, in bf16, with a LoRA on the text encoder,
+# where cfg acts in part of the schedule, or to say how far a folder is.
 UNUSED = {
+    "comfy_execution.utils.get_executing_context",
     "comfy.model_management.WINDOWS",
+    "comfy.model_management.cast_to_device",
     "comfy.model_management.is_device_cuda",
     "comfy.model_management.is_device_mps",
     "comfy.model_management.is_nvidia",
     "comfy.model_management.is_wsl",
     "comfy.model_management.soft_empty_cache",
     "comfy.model_management.supports_cast",
+    "comfy.ops.run_every_op",
+    "comfy.patcher_extension.WrappersMP.PREDICT_NOISE",
+    "comfy.samplers.CFGGuider.predict_noise",
     "comfy.weight_adapter.WeightAdapterBase",
 }
 # Methods of the host's objects, which sources do not tell from anyone's: a few stand for all.
@@ -178,8 +249,8 @@ def made_tiny(graph, host):
 
 @pytest.fixture(scope="module")
 def graphs(newer):
-    """The shipped workflows, those for one card standing for all, and the nodes that are in none."""
-    others = re.compile(r" (8|12|24) GB$")
+    """The shipped workflows, those for one card standing for all, and the nodes that are in none of these."""
+    others = re.compile(r" (8|12|24) GB$| make int8 files$| outpaint$")
     shipped = {path.stem: made_tiny(read(twin(path)), newer) for path in WORKFLOWS if not others.search(path.stem)}
     for remote in nodes_of(shipped[PAID], "SegmindRemote"):
         remote["inputs"]["reuse"] = "always_new"
@@ -187,6 +258,9 @@ def graphs(newer):
         "jobs": {"jobs": node("SegmindJobs", request_id="", limit=5)},
         "encode": encoding(newer),
         "plan": {"plan": plan_of_a_card()},
+        "quantize": {
+            "quantize": node("Klein9BQuantize", file=f"diffusion_models/{next(iter(standins.CHECKPOINTS))}", name="a/b")
+        },
     }
 
 
@@ -251,12 +325,17 @@ def sentence(host, name):
     )
 
 
+def loser(name, graph):
+    """The node that the graph ends at where the name is gone, if any."""
+    return next((node for node, loses in LOST.get(name, ()) if loses(graph)), "")
+
+
 def same(pictures, others):
     return len(pictures) == len(others) and all(map(np.array_equal, pictures, others))
 
 
 def test_every_inner_name_has_its_cost_written_down():
-    assert all_inner_names() == {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN} - METHODS
+    assert all_inner_names() == {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN, *QUANTIZE} - METHODS
 
 
 def test_nothing_is_lost_where_nothing_is_renamed(unchanged, stock_picture):
@@ -265,14 +344,14 @@ def test_nothing_is_lost_where_nothing_is_renamed(unchanged, stock_picture):
     assert not np.array_equal(cached, stock_picture)
 
 
-@pytest.mark.parametrize("name", sorted({*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN}))
+@pytest.mark.parametrize("name", sorted({*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN, *QUANTIZE}))
 def test_a_name_that_is_gone_costs_one_feature(newer, graphs, unchanged, stock_picture, segmind, name):
     told = sentence(newer, name)
-    node, loses = LOST.get(name, ("", lambda _: False))
     sent = segmind.submits
     runs = run_all(newer, graphs, [name])
     for graph in graphs:
-        if loses(graphs[graph]):
+        node = loser(name, graphs[graph])
+        if node:
             assert runs.ends[graph].startswith(node) and runs.ends[graph].endswith(f": {told}"), graph
             continue
         assert not runs.ends[graph], graph
@@ -282,13 +361,17 @@ def test_a_name_that_is_gone_costs_one_feature(newer, graphs, unchanged, stock_p
             assert same(runs.pictures[graph], unchanged.pictures[graph]), graph
     assert runs.log.count(ASIDE) == (name in STEPS_ASIDE) == runs.log.count(f"{ASIDE}{told}")
     assert (f"Klein 9B Plan makes none: {told}" in runs.log) == (name in PLAN)
+    assert (f"Klein 9B Quantize writes nothing: {told}" in runs.log) == (name in QUANTIZE)
+    assert (f"Klein 9B Accelerate is off: {told}" in runs.log) == (name in ACCELERATE_IS_OFF)
     assert runs.log.count("No text is shown under nodes.") == (name in TEXT) == runs.log.count(f"nodes. {told}")
-    assert segmind.submits - sent == (node != "Segmind"), "nothing is paid for what could not be cancelled"
+    assert segmind.submits - sent == (loser(name, graphs[PAID]) != "Segmind"), (
+        "nothing is paid for what could not be cancelled"
+    )
 
 
 def test_the_paid_lane_runs_when_all_else_is_gone(newer, graphs, segmind):
-    paid = {name for name, (node, _) in LOST.items() if "Segmind" in node}
-    gone = {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN} - paid
+    paid = {name for name, ends in LOST.items() if any("Segmind" in node for node, _ in ends)}
+    gone = {*LOST, *STEPS_ASIDE, *TEXT, *UNUSED, *PLAN, *QUANTIZE} - paid
     sent = segmind.submits
     runs = run_all(newer, graphs, gone)
     for name, graph in graphs.items():

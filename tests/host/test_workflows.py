@@ -14,8 +14,10 @@ from host.checkout import PACK
 from host.websocket import Watcher
 from host.workflow_files import WORKFLOWS, made_small, nodes_of, read, twin
 
-LOCAL = [path for path in WORKFLOWS if "SegmindRemote" not in path.read_text()]
-REMOTE = [path for path in WORKFLOWS if path not in LOCAL]
+SWITCHED = [path for path in WORKFLOWS if "Klein9BSwitch" in path.read_text()]  # on its own card; see test_switch.py
+REMOTE = [path for path in WORKFLOWS if "SegmindRemote" in path.read_text() and path not in SWITCHED]
+MADE_OF_FILES = [path for path in WORKFLOWS if "Klein9BQuantize" in path.read_text()]
+LOCAL = [path for path in WORKFLOWS if path not in REMOTE + MADE_OF_FILES]
 NO_FILE = {"SegmindJobs"}  # lists and recovers: a graph of its own would be that one node
 NODE_KEYS = {"id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties"}
 NODE_KEYS |= {"widgets_values"}
@@ -54,6 +56,13 @@ class TestFile:
                 assert all(model["url"].endswith("/" + name) for name, model in models.items())
                 folders = [models[name]["directory"] for name in one["widgets_values"][:3]]
                 assert folders == ["diffusion_models", "text_encoders", "vae"]
+
+    def test_every_file_it_starts_from_is_linked_in_its_note(self, path):
+        """ComfyUI offers no download for a name with its folder before it."""
+        files = [one["widgets_values"][0] for one in read(path)["nodes"] if one["type"] == "Klein9BQuantize"]
+        (note,) = [one["widgets_values"][0] for one in read(path)["nodes"] if one["type"] == "MarkdownNote"]
+        for file in files:
+            assert f"`{file}`" in note and f"/{file.partition('/')[2]})" in note
 
     def test_its_note_has_the_plan_of_its_card(self, path):
         for plan in nodes_of(read(twin(path)), "Klein9BPlan"):
@@ -110,6 +119,22 @@ def test_it_runs(host, path):
     (picture,) = host.pictures(host.run(graph))
     with Image.open(picture) as image:
         assert image.width >= 96 and image.convert("L").getextrema()[0] < image.convert("L").getextrema()[1]
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("path", MADE_OF_FILES, ids=lambda path: path.stem)
+def test_it_makes_the_files_that_its_note_names(host, models, path):
+    (note,) = [one["widgets_values"][0] for one in read(path)["nodes"] if one["type"] == "MarkdownNote"]
+    made = [models / name for name in re.findall(r"models/([\w/.-]+int8\.safetensors)", note)]
+    assert len(made) == 2 and not any(file.exists() for file in made)
+    try:
+        entry = host.run(read(twin(path)))
+        assert all(file.exists() for file in made)
+    finally:
+        for file in made:
+            file.unlink(missing_ok=True)
+    reports = [node["text"][0] for node in entry["outputs"].values() if "text" in node]
+    assert sorted(report.partition(":")[0] for report in reports) == sorted(file.name for file in made)
 
 
 @pytest.mark.host

@@ -5,6 +5,7 @@ import json
 from host.checkout import PACK
 
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+PAINTED = "painted.png"
 PHOTOGRAPHS = ("image_1.png", "image_2.png", "image_3.png", "image_4.png")
 
 
@@ -25,8 +26,15 @@ def made_small(graph, *, steps=4):
     """The same graph on the tests' photographs, at sizes a CPU samples in seconds."""
     for photograph, load in zip(PHOTOGRAPHS, nodes_of(graph, "LoadImage"), strict=False):
         load["inputs"]["image"] = photograph
-    for references in nodes_of(graph, "Klein9BReferences"):
-        references["inputs"]["megapixels"] = 0.06
+    for inpaint in nodes_of(graph, "Klein9BInpaint"):
+        if mask := inpaint["inputs"].get("mask"):
+            graph[mask[0]]["inputs"]["image"] = PAINTED
+    for sized in nodes_of(graph, "Klein9BReferences") + nodes_of(graph, "Klein9BInpaint"):
+        sized["inputs"]["megapixels"] = 0.06
+    for scaled in nodes_of(graph, "ImageScaleToTotalPixels"):
+        scaled["inputs"]["megapixels"] = 0.15
+    for tiles in nodes_of(graph, "Klein9BTiles"):
+        tiles["inputs"] |= {"tile_size": 256, "overlap": 64}
     for sigmas in nodes_of(graph, "Klein9BScheduler"):
         sigmas["inputs"]["steps"] = min(steps, sigmas["inputs"]["steps"])
     return graph

@@ -28,6 +28,7 @@ GET_VAE = (
 GGUF = "is a GGUF file, which only a GGUF loader node reads"
 PICKLE = "is a PyTorch pickle (.pt, .ckpt), not safetensors"
 WEB_PAGE = "is a web page saved under this name, not weights"
+FLUX3_ASIDE = ", another model with another text encoder (Qwen3-VL-4B), which this pack does not run"
 ASIDE = ", which ComfyUI's own Load Diffusion Model node loads"
 
 
@@ -84,6 +85,12 @@ def without(tensors, name):
             f"is FLUX.2 [klein] 4B{ASIDE}, {MODEL_NEED}",
         ),
         ("dev.safetensors", files.flux2(**files.FLUX2_DEV), f"is FLUX.2 [dev]{ASIDE}, {MODEL_NEED}"),
+        (
+            "flux-3-image-klein.safetensors",
+            files.flux3(),
+            f"is FLUX.3 [klein] by its file name{FLUX3_ASIDE}, {MODEL_NEED}",
+        ),
+        ("renamed.safetensors", files.flux3(), f"is a FLUX.3 model{FLUX3_ASIDE}, {MODEL_NEED}"),
         ("flux1-dev.safetensors", files.flux1(), f"is FLUX.1{ASIDE}, {MODEL_NEED}"),
         (
             "style.safetensors",
@@ -153,6 +160,11 @@ def test_wrong_diffusion_models(chosen, name, content, sentence):
             files.qwen3_vl_8b(),
             "is the text encoder Qwen3-VL-8B, whose width fits but whose weights Klein was not trained on, "
             f"{ENCODER_NEED}",
+        ),
+        (
+            "qwen3vl_4b.safetensors",
+            files.qwen3_vl_4b(),
+            f"is the text encoder Qwen3-VL-4B (width 7680), which FLUX.3 [klein] reads, {ENCODER_NEED}",
         ),
         (
             "mistral.safetensors",

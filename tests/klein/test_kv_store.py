@@ -1,6 +1,5 @@
-"""The store: budget, allowance, moves between device and RAM, all on CPU."""
+"""The store: what is found, for how long, in how many bits, whatever is done to it. All on CPU."""
 
-import gc
 from types import SimpleNamespace
 
 import pytest
@@ -8,42 +7,9 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from ram_manager import Manager
+from kv_stores import HEAD_DIM, HEADS, LAYERS, TOKEN, add, failing, on_a_card, pairs, same, store
 
-from klein9b.klein.kv_store import (
-    UNLIMITED,
-    NoRoom,
-    NoRoomAnywhere,
-    Placement,
-    ReferenceStore,
-    Storage,
-    bytes_per_token,
-)
-
-LAYERS, HEADS, HEAD_DIM = 3, 2, 16
-TOKEN = LAYERS * 2 * HEADS * HEAD_DIM * 4
-
-
-def pairs(name, tokens=1):
-    generator = torch.Generator().manual_seed(name)
-    shape = (1, HEADS, tokens, HEAD_DIM)
-    return [(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)) for _ in range(LAYERS)]
-
-
-def store():
-    return ReferenceStore(torch.device("cpu"))
-
-
-def add(s, name, tokens=1, storage=Storage.MODEL):
-    return s.add(name, pairs(name, tokens), storage, torch.float32)
-
-
-def same(s, entry, name, tokens=1):
-    return all(
-        torch.equal(got, wanted)
-        for i, pair in enumerate(pairs(name, tokens))
-        for got, wanted in zip(s.read(entry, i), pair)
-    )
+from klein9b.klein.kv_store import UNLIMITED, NoRoom, NoRoomAnywhere, Placement, Storage, bytes_per_token
 
 
 def test_finds_what_was_added_and_nothing_else():
@@ -122,11 +88,6 @@ def test_without_any_allowance_everything_stays_in_ram():
     assert entry.device_bytes == 0 and same(s, entry, 1)
 
 
-def failing():
-    yield from pairs(1)[:2]
-    raise RuntimeError("out of luck")
-
-
 def test_a_failed_computation_leaves_nothing():
     s = store()
     with pytest.raises(RuntimeError, match="out of luck"):
@@ -143,6 +104,17 @@ def test_expected_bytes_are_wanted_until_they_are_there():
     s.end_run()
     s.begin_run(UNLIMITED, 5, TOKEN)
     assert s.wanted_bytes == 5 * TOKEN, "an entry of that size is taken for the run's"
+
+
+def test_a_set_for_each_picture_of_a_batch_is_wanted():
+    s = store()
+    s.begin_run(UNLIMITED, 5, TOKEN, sets=3)
+    for name in (1, 2):
+        add(s, name, tokens=5)
+    assert s.wanted_bytes == 3 * 5 * TOKEN
+    s.end_run()
+    s.begin_run(UNLIMITED, 5, TOKEN, sets=2)
+    assert s.wanted_bytes == 2 * 5 * TOKEN, "both are there"
 
 
 @pytest.mark.parametrize(("storage", "far"), [(Storage.INT8, 1e-2), (Storage.INT4, 1e-1)])
@@ -178,223 +150,6 @@ def test_only_the_models_own_dtype_is_exact(storage):
     assert storage.approximate == "" or storage.value in storage.approximate
 
 
-def test_on_cpu_nothing_is_on_the_device_whatever_it_may_take():
-    s = store()
-    add(s, 1)
-    s.end_run()
-    s.begin_run(UNLIMITED, 2, TOKEN, Placement.CPU)
-    assert s.device_bytes == 0, "what an earlier run left there makes way too"
-    s.allow(UNLIMITED)
-    entry = add(s, 2, tokens=2)
-    assert same(s, entry, 2, tokens=2) and same(s, s.find(1), 1)
-    assert s.device_bytes == s.wanted_bytes == 0 and s.held_bytes == 3 * TOKEN
-    s.end_run()
-    s.begin_run(UNLIMITED, 2, TOKEN)
-    s.allow(UNLIMITED)
-    assert same(s, s.find(2), 2, tokens=2) and s.device_bytes == 2 * TOKEN
-
-
-def test_on_gpu_a_run_without_the_room_is_refused_with_numbers():
-    s = store()
-    s.begin_run(UNLIMITED, 2**20, 2**12, Placement.GPU)
-    s.allow(2**31)
-    with pytest.raises(NoRoom, match=r"need 4\.00 GiB on cpu.* 2\.00 GiB beside.*Set placement to auto or cpu"):
-        s.require_room()
-    s.allow(2**32)
-    s.require_room()
-    s.begin_run(UNLIMITED, 2**20, 2**12)
-    s.allow(0)
-    s.require_room()
-
-
-def test_on_gpu_idle_references_make_way_and_the_runs_own_never_go_to_ram():
-    s = store()
-    s.allow(2 * TOKEN)
-    add(s, 1)
-    s.begin_run(UNLIMITED, 2, TOKEN, Placement.GPU)
-    s.require_room()
-    entry = add(s, 2, tokens=2)
-    assert entry.device_bytes == 2 * TOKEN and s.find(1).device_bytes == 0
-    s.offload(1)
-    with pytest.raises(NoRoom):
-        same(s, entry, 2, tokens=2)
-
-
-def test_on_gpu_what_turns_out_larger_than_announced_is_refused_and_leaves_nothing():
-    s = store()
-    s.begin_run(UNLIMITED, 1, TOKEN, Placement.GPU)
-    s.allow(TOKEN)
-    s.require_room()
-    with pytest.raises(NoRoom):
-        add(s, 1, tokens=3)
-    assert s.held() == [] and s.held_bytes == 0
-
-
-CARD = torch.device("cpu", 0)
-
-
-def on_a_card(room=UNLIMITED):
-    manager = Manager(room=room)
-    return ReferenceStore(CARD, manager.ram), manager
-
-
-def test_what_is_in_ram_is_pinned_until_it_leaves():
-    s, manager = on_a_card()
-    entry = add(s, 1)
-    assert manager.bytes == 0
-    s.offload(TOKEN)
-    assert manager.bytes == TOKEN and same(s, entry, 1)
-    s.allow(TOKEN)
-    assert same(s, entry, 1) and manager.bytes == 0 and s.device_bytes == TOKEN
-    s.offload(1)
-    assert manager.bytes == TOKEN // LAYERS
-
-
-@pytest.mark.parametrize("how", ["over budget", "a failed computation", "the store is gone"])
-def test_nothing_stays_pinned(how):
-    s, manager = on_a_card()
-    s.allow(0)
-    if how == "a failed computation":
-        with pytest.raises(RuntimeError):
-            s.add(1, failing(), Storage.MODEL, torch.float32)
-        assert manager.bytes == 0
-        return
-    add(s, 1)
-    assert manager.bytes == TOKEN
-    if how == "over budget":
-        s.begin_run(0, 0, 0)
-    del s
-    gc.collect()
-    assert manager.bytes == 0
-
-
-def test_what_no_run_uses_is_dropped_where_ram_has_no_room_for_it():
-    s, manager = on_a_card(room=TOKEN // LAYERS - 1)
-    add(s, 1)
-    s._in_use.clear()
-    add(s, 2)
-    assert s.offload(1) == TOKEN, "the whole of it: a part is of no use"
-    assert s.held() == [2] and manager.bytes == 0
-    assert s.offload(TOKEN) == TOKEN
-    assert s.held() == [2] and same(s, s.find(2), 2), "the run's own stays, wherever"
-
-
-LAYER = TOKEN // LAYERS
-
-
-def test_what_a_run_would_add_in_ram_is_refused_where_that_has_no_room():
-    s, manager = on_a_card(room=LAYER - 1)
-    s.begin_run(UNLIMITED, 1, TOKEN)
-    s.allow(LAYER)
-    with pytest.raises(NoRoomAnywhere):
-        add(s, 1)
-    assert s.held() == [] and s.held_bytes == manager.bytes == 0
-    s.allow(TOKEN)
-    assert same(s, add(s, 1), 1), "on the card it takes no RAM"
-
-
-def test_on_cpu_that_is_a_sentence_with_numbers():
-    s, manager = on_a_card(room=LAYER - 1)
-    s.begin_run(UNLIMITED, 2**20, 2**12, Placement.CPU)
-    sentence = r"need 4\.00 GiB in RAM, and ComfyUI has room there for 0\.00 GiB beside what .* Set placement to auto, "
-    with pytest.raises(NoRoom, match=sentence):
-        add(s, 1)
-    assert s.held() == [] and s.held_bytes == manager.bytes == 0
-
-
-def test_idle_references_in_ram_make_way_for_the_runs():
-    s, manager = on_a_card()
-    add(s, 1)
-    s.end_run()
-    s.offload(TOKEN)
-    manager.capacity = TOKEN
-    s.begin_run(UNLIMITED, 1, TOKEN, Placement.CPU)
-    assert same(s, add(s, 2), 2) and s.held() == [2]
-
-
-class TestOutOfMemory:
-    def test_everything_leaves_the_card(self):
-        s, _ = on_a_card()
-        entry = add(s, 1)
-        s.make_way(0)
-        assert s.device_bytes == 0 and same(s, entry, 1)
-
-    def test_where_ram_has_no_room_it_is_refused(self):
-        s, _ = on_a_card(room=TOKEN - 1)
-        add(s, 1)
-        with pytest.raises(NoRoomAnywhere):
-            s.make_way(0)
-
-    def test_idle_references_go_first(self):
-        s, _ = on_a_card(room=TOKEN)
-        add(s, 1)
-        s.end_run()
-        entry = add(s, 2)
-        s.make_way(0)
-        assert s.held() == [2] and s.device_bytes == 0 and same(s, entry, 2)
-
-    def test_what_lies_in_ram_already_needs_none(self):
-        s, manager = on_a_card()
-        s.begin_run(UNLIMITED, 1, TOKEN, Placement.CPU)
-        entry = add(s, 1)
-        manager.room = -1
-        s.make_way(0)
-        assert same(s, entry, 1)
-
-    def test_on_gpu_it_is_said_how_much_was_there(self):
-        s, _ = on_a_card()
-        s.begin_run(UNLIMITED, 2**20, 2**12, Placement.GPU)
-        with pytest.raises(NoRoom, match=r"need 4\.00 GiB on cpu:0, and ComfyUI has 3\.00 GiB there for them and"):
-            s.make_way(3 * 2**30)
-
-
-def test_a_run_that_ends_while_ram_is_short_drops_what_lies_there():
-    s, manager = on_a_card()
-    for name in (1, 2, 3):
-        add(s, name)
-    s.offload(TOKEN + 1)
-    manager.room = -1
-    s.end_run()
-    assert s.held() == [3] and s.device_bytes == TOKEN, "what is on the card takes no RAM"
-    assert manager.bytes == 0
-
-
-def test_without_a_card_all_of_it_lies_in_ram():
-    manager = Manager(room=-1)
-    s = ReferenceStore(torch.device("cpu"), manager.ram)
-    add(s, 1)
-    s.offload(TOKEN)
-    assert manager.bytes == 0 and s.held() == [1]
-    s.end_run()
-    assert s.held() == []
-
-
-def test_room_is_taken_hold_of_for_what_will_come_back_from_ram():
-    """Else the model beside it would be loaded into that room, and memory would run out in the first step."""
-    s, _ = on_a_card()
-    add(s, 1, tokens=2)
-    s.end_run()
-    s.offload(2 * TOKEN)
-    s.begin_run(UNLIMITED, 2, TOKEN)
-    assert s.device_bytes == 0 and s.wanted_bytes == 2 * TOKEN
-    s.allow(2 * TOKEN)
-    assert s.device_bytes == 2 * TOKEN
-    entry = s.find(1)
-    assert same(s, entry, 1, tokens=2) and entry.device_bytes == s.device_bytes == 2 * TOKEN
-
-
-def test_idle_references_in_ram_are_not_wanted_on_the_card():
-    s, _ = on_a_card()
-    for name in (1, 2):
-        add(s, name, tokens=name)
-    s.end_run()
-    s.offload(3 * TOKEN)
-    s.begin_run(UNLIMITED, 1, TOKEN)
-    assert s.wanted_bytes == TOKEN
-    s.begin_run(UNLIMITED, 0, 0)
-    assert s.wanted_bytes == 0
-
-
 class Anything(RuleBasedStateMachine):
     """Whatever is done to it, a store answers with what was put in, and within its bounds."""
 
@@ -424,6 +179,11 @@ class Anything(RuleBasedStateMachine):
             assert self.manager.room < 0 and name not in self.store.held()
             return
         assert same(self.store, entry, name, tokens=name)
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def rest(self):
+        self.store.rest()
 
     @precondition(lambda self: self.running)
     @rule()
@@ -458,3 +218,64 @@ class Anything(RuleBasedStateMachine):
 
 TestAnything = Anything.TestCase
 TestAnything.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+
+
+class TestWhatRests:
+    """A run that comes back to several sets, one after the other, as tiles of a picture do."""
+
+    def one_round(self, s, names):
+        """How many were found."""
+        found = 0
+        for name in names:
+            s.rest()
+            if s.find(name) is None:
+                add(s, name)
+            else:
+                found += 1
+        return found
+
+    def test_it_stays_to_the_end_of_the_run_whatever_the_budget(self):
+        s = store()
+        s.begin_run(0, 1, TOKEN)
+        assert [self.one_round(s, range(4)) for _ in range(2)] == [0, 4]
+        s.end_run()
+        assert s.held() == []
+
+    def test_the_first_are_kept_so_that_the_next_run_finds_them(self):
+        s = store()
+        s.begin_run(2 * TOKEN, 1, TOKEN)
+        self.one_round(s, range(4))
+        s.end_run()
+        assert s.held() == [0, 1]
+        s.begin_run(2 * TOKEN, 1, TOKEN)
+        assert self.one_round(s, range(4)) == 2
+
+    def test_those_of_earlier_runs_go_before_them(self):
+        s = store()
+        s.begin_run(2 * TOKEN, 1, TOKEN)
+        add(s, 9)
+        s.end_run()
+        s.begin_run(2 * TOKEN, 1, TOKEN)
+        self.one_round(s, range(2))
+        s.end_run()
+        assert s.held() == [0, 1]
+
+    def test_where_the_card_and_the_ram_are_full_it_makes_way_and_is_computed_again(self):
+        s, manager = on_a_card()
+        s.begin_run(UNLIMITED, 1, TOKEN)
+        s.allow(TOKEN)
+        self.one_round(s, range(2))
+        manager.room = -1
+        assert self.one_round(s, range(5)) < 5
+        assert s.device_bytes <= TOKEN and same(s, s.find(4), 4)
+
+    def test_what_is_in_use_never_does(self):
+        s, _ = on_a_card(room=-1)
+        s.begin_run(UNLIMITED, 1, TOKEN)
+        s.allow(TOKEN)
+        entry = add(s, 1)
+        with pytest.raises(NoRoomAnywhere):
+            add(s, 2)
+        assert s.held() == [1] and same(s, entry, 1)
+        s.rest()
+        assert same(s, add(s, 2), 2) and s.held() == [2]

@@ -11,7 +11,8 @@ from klein9b.klein.kv_store import Storage
 from klein9b.klein.official_files import encoder_file, model_file, vae_file
 from klein9b.klein.plan import NOT_MEASURED, Files, Plan, report, verdict
 from klein9b.klein.plan_picture import WIDTH, draw_plan
-from klein9b.klein.residency import GIB, Card
+from klein9b.klein.residency import GIB, Card, imagined_card
+from klein9b.klein.tiles import Tiling, pixels
 from klein9b.klein.vram import Job
 
 MEGAPIXEL = Size(1024, 1024)
@@ -115,3 +116,33 @@ class TestThePicture:
     def test_more_model_on_the_card_is_more_blue(self):
         blue = [(np.asarray(draw_plan(plan(gib=gib))) == (0x5B, 0x9C, 0xF5)).all(-1).sum() for gib in (8, 24)]
         assert 2 * blue[0] < blue[1]
+
+
+class TestTiles:
+    """4096x4096 on a card of 12 GB: one tile of Klein 9B Tiles is there at once, with its part of image 1."""
+
+    HUGE = Size(4096, 4096)
+    TILE = pixels(Tiling(64, 8).tiles(256, 256).size)
+
+    def on_12_gb(self, *sizes, **changes):
+        there = plan("flux-2-klein-9b-fp8", encoder="qwen_3_8b_fp4mixed.safetensors")
+        return dataclasses.replace(there, job=Job(sizes[0], sizes, **changes), card=imagined_card(12, 32 * GIB))
+
+    @pytest.mark.parametrize("others", [0, 1])
+    def test_a_tile_fits_with_nothing_streamed(self, others):
+        fits = self.on_12_gb(self.TILE, *[MEGAPIXEL] * others)
+        assert fits.is_whole and fits.in_use < fits.card.free
+        assert verdict(fits).startswith("It fits: the whole model stays in VRAM")
+
+    def test_the_picture_whole_does_not(self):
+        whole = self.on_12_gb(self.HUGE)
+        assert not whole.fits and whole.activations > 15 * self.on_12_gb(self.TILE).activations
+
+    def test_with_the_cache_too(self):
+        """Of one tile; what the other tiles keep lies in RAM as far as that has room."""
+        assert self.on_12_gb(self.TILE, cache=Storage.INT4).is_whole
+
+    def test_the_vae_needs_tiles_too(self):
+        whole, tile = (self.on_12_gb(size) for size in (self.HUGE, Size(512, 512)))
+        assert whole.decode > whole.card.free > 20 * tile.decode
+        assert whole.encode > whole.card.free > 20 * tile.encode

@@ -18,11 +18,11 @@ from klein9b.klein.vram import Job
 MEGAPIXEL = Size(1024, 1024)
 
 
-def plan(model="flux-2-klein-9b-fp8", gib=12, references=2, cache=None, size=MEGAPIXEL):
+def plan(model="flux-2-klein-9b-fp8", gib=12, references=2, cache=None, size=MEGAPIXEL, batch=1):
     files = Files(
         model_file(f"{model}.safetensors", None), encoder_file("qwen_3_8b_fp4mixed", None), vae_file("flux2-vae", None)
     )
-    return Plan(files, Job(size, (MEGAPIXEL,) * references, cache=cache), imagined_card(gib, 32 * GIB))
+    return Plan(files, Job(size, (MEGAPIXEL,) * references, batch, cache=cache), imagined_card(gib, 32 * GIB))
 
 
 def longest(picture, colour):
@@ -40,6 +40,7 @@ CASES = {
     "next to nothing is there": plan(gib=1),
     "a cache larger than the card": plan("flux-2-klein-9b-kv-fp8", 12, 10, Storage.MODEL),
     "it does not fit": plan(gib=4, references=10, size=Size(4096, 4096)),
+    "it does not fit by far": plan(gib=4, references=10, size=Size(4096, 4096), batch=64),
     "an unknown model": plan("mine"),
 }
 

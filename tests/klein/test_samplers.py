@@ -366,6 +366,14 @@ def test_default_noise_is_standard_repeatable_and_each_samples_own():
     assert abs(correlation) < 5 / math.sqrt(768)
 
 
+def test_noise_that_is_alike_is_the_one_of_a_sample_alone():
+    x = torch.zeros(3, 4, 8, 8)
+    alike, alone = seeded_noise_sampler(x, 11, alike=True), seeded_noise_sampler(x[:1], 11)
+    for _ in range(2):
+        drawn = alone(1.0, 0.5)
+        assert torch.equal(alike(1.0, 0.5), drawn.expand(3, -1, -1, -1))
+
+
 @pytest.mark.parametrize("seed", [0, 2**64 - 1])
 def test_default_noise_takes_every_seed_the_host_can_send(seed):
     assert torch.isfinite(seeded_noise_sampler(torch.zeros(2, 1, 1, 1), seed)(1.0, 0.5)).all()

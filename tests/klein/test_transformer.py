@@ -1,18 +1,22 @@
 """The two blocks in plain torch, against the formulas in float64 and against what a caller may rely on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from klein_by_hand import ByHand, turns
 
 from klein9b.klein.transformer import (
+    EVERY_TOKEN,
     FP16_LIMIT,
+    Span,
     Stream,
     double_block,
     finite_,
     single_block,
     single_block_keys_values,
 )
-from standins.plain_klein import AXES, FUNCTIONS, HEAD_DIM, HEADS, HIDDEN, drawn, klein, weights_of
+from standins.plain_klein import AXES, FUNCTIONS, HEAD_DIM, HEADS, HIDDEN, Pair, drawn, klein, weights_of
 
 WEIGHTS = weights_of()
 BY_HAND = ByHand(WEIGHTS)
@@ -23,6 +27,9 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 batches = pytest.mark.parametrize("batch", [1, 2])
+in_spans = pytest.mark.parametrize("mlp_rows", [None, 1, 4, 100], ids=lambda rows: f"{rows or 'all'} rows at a time")
+SPANS = {"all tokens": EVERY_TOKEN, "the picture's tokens": Span(TEXT), "without the last": Span(0, TEXT + IMAGE - 3)}
+SPANS["some of the picture's"] = Span(TEXT, TEXT + IMAGE - 3)
 with_and_without = pytest.mark.parametrize("rows", [0, 1, 2], ids=["no reference", "one for all rows", "one a row"])
 
 
@@ -56,7 +63,10 @@ class Doubles:
         self.ids = ids(sum(s.x.shape[1] for s in self.streams), batch)
         self.reference = reference(rows, dtype)
         pe = model.pe_embedder(self.ids)
-        self.key, self.value = double_block(self.block, self.streams, pe, functions, reference=self.reference)
+        kept = []
+        more = self.reference and Pair(*self.reference)
+        double_block(self.block, self.streams, pe, functions, reference=more, keep=kept.append)
+        ((self.key, self.value),) = kept
 
     def by_hand(self):
         def modulations(name):
@@ -69,7 +79,7 @@ class Doubles:
 class Singles:
     """All tokens through one single block of ours."""
 
-    def __init__(self, dtype=torch.float32, batch=1, rows=0, first_query=0, functions=FUNCTIONS):
+    def __init__(self, dtype=torch.float32, batch=1, rows=0, computed=EVERY_TOKEN, functions=FUNCTIONS):
         model = klein(WEIGHTS, dtype)
         self.block = model.single_blocks[1]
         self.before = drawn(batch, TEXT + IMAGE, HIDDEN, seed=4, dtype=dtype)
@@ -77,9 +87,11 @@ class Singles:
         self.modulation, _ = model.single_stream_modulation(TIME.to(dtype))
         self.ids, self.reference = ids(TEXT + IMAGE, batch), reference(rows, dtype)
         self.pe = model.pe_embedder(self.ids)
-        self.key, self.value = single_block(
-            self.block, self.x, self.modulation, self.pe, functions, reference=self.reference, first_query=first_query
-        )
+        kept = []
+        more = self.reference and Pair(*self.reference)
+        asked = {"reference": more, "keep": kept.append, "computed": computed}
+        single_block(self.block, self.x, self.modulation, self.pe, functions, **asked)
+        ((self.key, self.value),) = kept
 
     def by_hand(self):
         modulation = BY_HAND.modulation("single_stream_modulation", TIME.double(), 0)
@@ -89,8 +101,9 @@ class Singles:
 @dtypes
 @batches
 @with_and_without
-def test_a_double_block_is_the_formula(dtype, batch, rows):
-    got = Doubles(dtype, batch, min(rows, batch))
+@in_spans
+def test_a_double_block_is_the_formula(dtype, batch, rows, mlp_rows):
+    got = Doubles(dtype, batch, min(rows, batch), functions=replace(FUNCTIONS, mlp_rows=mlp_rows))
     wanted, key, value = got.by_hand()
     for stream in got.streams:
         assert stream.x.dtype == dtype and error(stream.x, wanted[stream.name]) < TOLERANCE[dtype]
@@ -100,13 +113,16 @@ def test_a_double_block_is_the_formula(dtype, batch, rows):
 @dtypes
 @batches
 @with_and_without
-@pytest.mark.parametrize("first_query", [0, TEXT], ids=["all tokens", "the picture's tokens"])
-def test_a_single_block_is_the_formula(dtype, batch, rows, first_query):
-    got = Singles(dtype, batch, min(rows, batch), first_query)
+@in_spans
+@pytest.mark.parametrize("computed", SPANS.values(), ids=SPANS)
+def test_a_single_block_is_the_formula(dtype, batch, rows, computed, mlp_rows):
+    got = Singles(dtype, batch, min(rows, batch), computed, replace(FUNCTIONS, mlp_rows=mlp_rows))
     wanted, key, value = got.by_hand()
+    first, stop = computed.first, computed.stop or TEXT + IMAGE
     assert got.x.dtype == dtype
-    assert error(got.x[:, first_query:], wanted[:, first_query:]) < TOLERANCE[dtype]
-    assert torch.equal(got.x[:, :first_query], got.before[:, :first_query])
+    assert error(got.x[:, first:stop], wanted[:, first:stop]) < TOLERANCE[dtype]
+    for rest in (slice(first), slice(stop, None)):
+        assert torch.equal(got.x[:, rest], got.before[:, rest])
     assert error(got.key, key) < TOLERANCE[dtype] and error(got.value, value) < TOLERANCE[dtype]
 
 

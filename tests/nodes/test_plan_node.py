@@ -45,7 +45,8 @@ def choices(node, name):
 
 def test_official_files_can_be_asked_about_before_they_are_there(node, folders):
     assert OFFICIAL[1] in choices(node, "text_encoder") and OFFICIAL[2] in choices(node, "vae")
-    text, picture = run(node).args
+    text, picture, fits = run(node).args
+    assert fits is True
     assert text.startswith("It ") and "Diffusion model" in text
     assert picture.ndim == 4 and picture.shape[-1] == 3 and picture.min() >= 0 and picture.max() <= 1
     assert picture.dtype == torch.float32
@@ -63,6 +64,11 @@ def test_a_broken_file_is_told_and_the_plan_goes_on(node, folders):
     text = run(node, (BROKEN, *OFFICIAL[1:])).args[0]
     assert "without the diffusion model" in text.splitlines()[0]
     assert f"{BROKEN} is a web page" in text and "Text encoder: 6.8 GB" in text
+
+
+def test_what_no_card_holds_does_not_fit(node, folders):
+    text, _, fits = run(node, width=4096, height=4096, references=8, vram_gib=2.0).args
+    assert fits is False and text.startswith("It does not fit, even with every weight streamed")
 
 
 def test_references_and_cache_count(node, folders):

@@ -66,7 +66,18 @@ def prompt(value=1.0):
     return [[torch.full((1, 8, 16), value), {"pooled_output": None}]]
 
 
-def run(node, vae, *, images=None, positive=None, negative=None, fit="bfl", ratio="match_input_image", megapixels=1.0):
+def run(
+    node,
+    vae,
+    *,
+    images=None,
+    positive=None,
+    negative=None,
+    fit="bfl",
+    ratio="match_input_image",
+    megapixels=1.0,
+    **others,
+):
     choice = ratio if isinstance(ratio, dict) else {"aspect_ratio": ratio}
     return node.execute(
         positive=positive or prompt(),
@@ -76,11 +87,78 @@ def run(node, vae, *, images=None, positive=None, negative=None, fit="bfl", rati
         fit=fit,
         aspect_ratio=choice,
         megapixels=megapixels,
+        **others,
     ).args
 
 
 def references(conditioning):
     return conditioning[0][1].get("reference_latents", [])
+
+
+def restored(picture, frame):
+    from klein9b.nodes.restore import Klein9BRestore
+
+    return Klein9BRestore.execute(picture, frame).args[0]
+
+
+class TestPhotographs:
+    """A batch connected to image 1 as photographs, each edited to a picture of its own."""
+
+    def batch(self):
+        return torch.cat([photo("astronaut", 300), photo("astronaut", 300).flip(2), photo("astronaut", 300) / 2])
+
+    def run(self, node, **changes):
+        images = {"image_1": self.batch(), "image_2": photo("coffee"), **changes}
+        return run(node, CountingVae(), images=images, image_1_batch="photographs")
+
+    def test_they_are_one_reference_with_a_row_each(self, node):
+        positive, negative, latent, _ = self.run(node)
+        assert [tuple(r.shape) for r in references(positive)] == [(3, 128, 18, 18), (1, 128, 10, 16)]
+        assert all(a is b for a, b in zip(references(positive), references(negative), strict=True))
+        assert tuple(latent["samples"].shape) == (3, 128, 18, 18) and latent["batch_index"] == [0, 0, 0]
+
+    def test_each_row_is_what_its_photograph_is_alone(self, node):
+        rows = references(self.run(node)[0])[0]
+        for row, one in zip(rows, self.batch()):
+            positive, *_ = run(node, CountingVae(), images={"image_1": one[None], "image_2": photo("coffee")})
+            assert torch.equal(row, references(positive)[0][0])
+
+    def test_a_single_image_may_be_as_large_as_alone(self, node):
+        """The cap is lower where there are several references, and these are one of each picture."""
+        large = torch.rand(2, 1088, 1088, 3, generator=torch.Generator().manual_seed(1))
+        *_, latent, _ = run(node, CountingVae(), images={"image_1": large}, image_1_batch="photographs")
+        assert tuple(latent["samples"].shape) == (2, 128, 68, 68)
+
+    def test_frames_of_other_images_are_shared(self, node):
+        positive, *_ = self.run(node, image_3=torch.cat([photo("coffee"), photo("coffee").flip(2)]))
+        assert [r.shape[0] for r in references(positive)] == [3, 1, 1, 1]
+
+    def test_each_comes_back_over_its_own(self, node):
+        *_, frame = self.run(node)
+        back = restored(torch.zeros(3, 288, 288, 3), frame)
+        assert tuple(back.shape) == (3, 300, 300, 3)
+        edges = torch.stack([one[0] for one in self.batch()])
+        assert torch.equal(back[:, 0], edges) and back[:, 150, 150].abs().max() == 0
+
+    def test_another_number_of_pictures_is_told(self, node):
+        *_, frame = self.run(node)
+        with pytest.raises(ValueError, match=r"Expected 3 pictures, one for each photograph .*, got 2\."):
+            restored(torch.zeros(2, 288, 288, 3), frame)
+
+    @pytest.mark.parametrize("images", [{}, {"image_1": photo("coffee")}], ids=["none", "one"])
+    def test_without_a_batch_nothing_is_else(self, node, images):
+        wanted = run(node, CountingVae(), images=images)
+        got = run(node, CountingVae(), images=images, image_1_batch="photographs")
+        assert got[2].keys() == wanted[2].keys() and got[2]["samples"].shape == wanted[2]["samples"].shape
+        assert len(references(got[0])) == len(references(wanted[0]))
+
+    def test_images_spoken_of_are_counted_by_picture(self, node, shown):
+        from klein9b.nodes.host.prompt_text import with_prompt_text
+
+        images = {"image_1": self.batch(), "image_2": photo("coffee")}
+        spoken = with_prompt_text(prompt(), "the cup of image 3")
+        run(node, CountingVae(), images=images, positive=spoken, image_1_batch="photographs")
+        assert shown["Klein9BReferences"] == "The prompt speaks of image 3, but 2 images are connected."
 
 
 class TestConditioning:
@@ -102,6 +180,18 @@ class TestConditioning:
         chained = [[torch.ones(1, 8, 16), {"reference_latents": [earlier]}]]
         positive, *_ = run(node, CountingVae(), images={"image_1": photo("coffee")}, positive=chained)
         assert references(positive)[0] is earlier and len(references(positive)) == 2
+
+    def test_a_prompt_of_another_model_gets_the_same_references(self, node, real_vae):
+        """FLUX.3 [klein] has the same VAE: what is sized and encoded for it depends on the images and that alone."""
+        images = {"image_1": photo("astronaut"), "image_2": photo("coffee")}
+        of_flux3 = [[torch.randn(1, 40, 2560), {"pooled_output": None, "its own": 1}]]
+        ours, theirs = (run(node, real_vae, images=images, positive=one) for one in (prompt(), of_flux3))
+        assert theirs[0][0][0] is of_flux3[0][0] and theirs[0][0][1]["its own"] == 1
+        assert all(map(torch.equal, references(ours[0]), references(theirs[0])))
+        assert torch.equal(ours[2]["samples"], theirs[2]["samples"])
+        assert ours[3].placement == theirs[3].placement
+        other = run(node, CountingVae(), images=images, positive=of_flux3)
+        assert not torch.equal(references(other[0])[0], references(theirs[0])[0])
 
     def test_inputs_are_not_mutated(self, node):
         original = prompt()

@@ -96,7 +96,49 @@ class TestSchema:
         monkeypatch.setattr(folder_paths, "get_user_directory", None)
         monkeypatch.setattr(keys.Path, "open", None)
         monkeypatch.setattr(keys, "Hosts", None)
-        assert node.define_schema() and node.GET_NODE_INFO_V1()
+        assert node.define_schema() and node.GET_SCHEMA()
+
+
+class TestPrice:
+    """What stands on the node before Run, and what the receipt calls its estimate."""
+
+    @pytest.fixture
+    def elsewhere(self, account, segmind, monkeypatch, tmp_path):
+        """A ComfyUI folder of its own, with a key."""
+        import folder_paths
+
+        monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+        write_key(tmp_path, segmind.key)
+        return tmp_path
+
+    def said(self, node):
+        badge = node.GET_NODE_INFO_V1()["price_badge"]
+        return json.loads(badge["expr"])["text"]
+
+    def test_it_is_the_published_average_before_the_first_job_and_makes_no_journal(self, node, elsewhere, segmind):
+        before = len(segmind.requests)
+        assert self.said(node) == "about $0.0402 a picture"
+        assert [one.name for one in (elsewhere / "user" / "__segmind").iterdir()] == ["segmind.key"]
+        assert len(segmind.requests) == before
+
+    def test_it_is_the_dearest_of_the_last_jobs_and_so_is_the_receipts_estimate(self, node, elsewhere, segmind):
+        remember_jobs(elsewhere, seconds=0.05, cost_usd=0.0514)
+        assert self.said(node) == "about $0.0514 a picture"
+        told = json.loads(run(node, prompt="an estimate").args[2])
+        assert told["estimate_usd"] == pytest.approx(0.0514) and told["cost_usd"] == pytest.approx(0.0402)
+        assert self.said(node) == "about $0.0514 a picture", "one of the last twenty still cost that"
+
+    def test_it_is_no_partner_nodes(self, node, elsewhere):
+        """The frontend locks those behind a Comfy account; so price.js draws it."""
+        info = node.GET_NODE_INFO_V1()
+        assert not info["api_node"] and info["price_badge"]["depends_on"]["widgets"] == []
+
+    def test_nothing_but_the_journal_is_read_for_it(self, node, elsewhere, monkeypatch):
+        from klein9b.remote import keys
+
+        monkeypatch.setattr(keys.Path, "open", None)
+        monkeypatch.setattr(keys, "Hosts", None)
+        assert self.said(node)
 
 
 class TestRun:

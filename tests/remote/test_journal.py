@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from klein9b.remote.errors import SegmindError
-from klein9b.remote.journal import AVERAGE_COST_USD, Journal, OverspendError
+from klein9b.remote.journal import AVERAGE_COST_USD, Journal, OverspendError, read_estimate_usd
 from klein9b.remote.rows import SCHEMA_VERSION
 
 
@@ -289,3 +289,30 @@ def test_a_recovered_job_stays_where_nobody_may_have_its_name(two):
     row = one.claim("f", prompt="p", seed=1)
     assert not one.found(row.id, "request-1"), "nothing was sent for it"
     assert {row.request_id: row.state for row in one.rows()}["request-1"] == "ACCEPTED"
+
+
+class TestAGlanceAtTheEstimate:
+    def test_it_is_what_the_open_journal_says(self, two, tmp_path):
+        one, _ = two
+        assert read_estimate_usd(tmp_path / "jobs.sqlite") == AVERAGE_COST_USD
+        one.settle(accepted(one).id, 0.0514)
+        assert read_estimate_usd(tmp_path / "jobs.sqlite") == one.estimate_usd() == 0.0514
+
+    def test_it_makes_no_file_and_mends_none(self, tmp_path):
+        path = tmp_path / "jobs.sqlite"
+        assert read_estimate_usd(path) == AVERAGE_COST_USD and not path.exists()
+        for content in (b"", b"not a database" * 100):
+            path.write_bytes(content)
+            assert read_estimate_usd(path) == AVERAGE_COST_USD
+            assert path.read_bytes() == content and [one.name for one in tmp_path.iterdir()] == [path.name]
+
+    def test_it_waits_for_nobody(self, two, tmp_path):
+        one, _ = two
+        one.settle(accepted(one).id, 0.0514)
+        with one._write():
+            assert read_estimate_usd(tmp_path / "jobs.sqlite") == 0.0514
+        with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)) as db:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            with contextlib.suppress(sqlite3.OperationalError):
+                db.execute("BEGIN EXCLUSIVE")
+            assert read_estimate_usd(tmp_path / "jobs.sqlite") in (0.0514, AVERAGE_COST_USD)

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .loras import OF_BFL, bfl_linears, lora
 from .quantised import quantised
 from .text_encoder import text_encoder
 from .transformer import transformer
@@ -20,7 +21,9 @@ CHECKPOINTS = {
 }
 NVFP4 = "flux-2-klein-9b-nvfp4.safetensors"
 TEXT_ENCODER = "qwen_3_8b_fp8mixed.safetensors"
+FULL_TEXT_ENCODER = "qwen_3_8b.safetensors"
 FP4_TEXT_ENCODER = "qwen_3_8b_fp4mixed.safetensors"
+LORA = "klein-9b-lora.safetensors"
 VAES = {"flux2-vae.safetensors": 16, "full_encoder_small_decoder.safetensors": 16}
 
 
@@ -44,7 +47,10 @@ def write_models(models: Path) -> None:
         _write_once(models / "vae" / name, lambda seed=seed: vae(seed=seed))
     _write_once(models / "diffusion_models" / NVFP4, lambda: quantised(transformer(seed=9), "nvfp4"))
     _write_once(models / "text_encoders" / TEXT_ENCODER, _in_bfloat16)
+    if not (full := models / "text_encoders" / FULL_TEXT_ENCODER).exists():
+        full.hardlink_to(models / "text_encoders" / TEXT_ENCODER)
     _write_once(models / "text_encoders" / FP4_TEXT_ENCODER, _in_fp4mixed)
+    _write_once(models / "loras" / LORA, lambda: lora(OF_BFL["kohya"], bfl_linears(transformer()))[0])
 
 
 def _in_bfloat16() -> dict[str, Tensor]:

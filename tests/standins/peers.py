@@ -52,8 +52,18 @@ def diffusers_vae(weights: dict[str, Tensor]):
 
 def klein_pipeline(transformer_weights: dict[str, Tensor], vae_weights: dict[str, Tensor], *, kv: bool = False):
     """Flux2KleinPipeline (or its KV twin) without a text encoder: it is given prompt embeddings."""
+    return _pipeline("Flux2KleinKVPipeline" if kv else "Flux2KleinPipeline", transformer_weights, vae_weights)
+
+
+def inpaint_pipeline(transformer_weights: dict[str, Tensor], vae_weights: dict[str, Tensor]):
+    """Flux2KleinInpaintPipeline; otherwise as `klein_pipeline`."""
+    return _pipeline("Flux2KleinInpaintPipeline", transformer_weights, vae_weights)
+
+
+def _pipeline(kind: str, transformer_weights: dict[str, Tensor], vae_weights: dict[str, Tensor]):
     cope_with_cpu_wheels()
-    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinKVPipeline, Flux2KleinPipeline
+    import diffusers
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
     parts = {
         "scheduler": FlowMatchEulerDiscreteScheduler(
@@ -64,30 +74,51 @@ def klein_pipeline(transformer_weights: dict[str, Tensor], vae_weights: dict[str
         "tokenizer": None,
         "transformer": diffusers_transformer(transformer_weights),
     }
-    return (Flux2KleinKVPipeline if kv else Flux2KleinPipeline)(**parts, is_distilled=True)
+    return getattr(diffusers, kind)(**parts, is_distilled=True)
 
 
 def sample(pipeline, *, prompt_embeds: Tensor, noise: Tensor, images: list, steps: int = 4) -> Tensor:
     """The pipeline's final latents in the transformer's own space, (1, 128, h, w) as ComfyUI keeps them."""
+    height, width = (side * 16 for side in noise.shape[2:])
+    guidance = {} if "KV" in type(pipeline).__name__ else {"guidance_scale": 1.0}
+    return _final_latents(
+        pipeline,
+        noise.shape[2:],
+        image=images or None,
+        prompt_embeds=prompt_embeds,
+        latents=noise,
+        height=height,
+        width=width,
+        num_inference_steps=steps,
+        **guidance,
+    )
+
+
+def inpaint(pipeline, *, prompt_embeds: Tensor, seed: int, image, mask, steps: int = 4, strength: float = 1.0,
+            reference=None) -> Tensor:  # fmt: skip
+    """As `sample`, of Flux2KleinInpaintPipeline. It draws the noise itself: noise it is given it takes for pure."""
+    return _final_latents(
+        pipeline,
+        (image.height // 16, image.width // 16),
+        image=image,
+        mask_image=mask,
+        image_reference=reference,
+        prompt_embeds=prompt_embeds,
+        generator=torch.Generator().manual_seed(seed),
+        num_inference_steps=steps,
+        strength=strength,
+        guidance_scale=1.0,
+    )
+
+
+def _final_latents(pipeline, grid, **inputs) -> Tensor:
     last = SimpleNamespace(latents=None)
 
     def keep(_pipeline, _step, _timestep, state):
         last.latents = state["latents"]
         return state
 
-    height, width = (side * 16 for side in noise.shape[2:])
-    guidance = {} if "KV" in type(pipeline).__name__ else {"guidance_scale": 1.0}
     pipeline.set_progress_bar_config(disable=True)
     with torch.inference_mode():
-        pipeline(
-            image=images or None,
-            prompt_embeds=prompt_embeds,
-            latents=noise,
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            output_type="latent",
-            callback_on_step_end=keep,
-            **guidance,
-        )
-    return last.latents.permute(0, 2, 1).unflatten(2, noise.shape[2:])
+        pipeline(output_type="latent", callback_on_step_end=keep, **inputs)
+    return last.latents.permute(0, 2, 1).unflatten(2, grid)

@@ -1,13 +1,14 @@
 """Klein's module tree in plain torch, with the stand-in's weights, and what its blocks borrow."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from klein9b.kernels.eager.heads_norm_rope import RmsNorm
-from klein9b.kernels.eager.rope import rope
+from klein9b.kernels.ops import Ops
 from klein9b.klein.transformer import BlockFunctions
 
 from .transformer import HEAD_DIM, LATENT_CHANNELS, count, transformer
@@ -115,7 +116,30 @@ def attention(q, k, v, block):
 
 
 def linear_features(layer, x, wanted):
-    return [linear(x[:, one.first_token :], layer.weight[one.start : one.stop]) for one in wanted]
+    return [linear(one.tokens.of(x), layer.weight[one.start : one.stop]) for one in wanted]
 
 
-FUNCTIONS = BlockFunctions(attention, rope, lambda norm, like: RmsNorm(norm.weight, norm.eps), linear_features)
+@dataclass(frozen=True)
+class Pair:
+    """Keys and values for a block to attend to."""
+
+    key: Tensor
+    value: Tensor
+
+    @property
+    def tokens(self):
+        return self.key.shape[2]
+
+    def write_(self, key, value, ops):
+        ops.write_kv_(key, value, (self.key, self.value))
+
+
+FUNCTIONS = BlockFunctions(
+    attention=attention,
+    norm=lambda norm, like: RmsNorm(norm.weight, norm.eps),
+    linear=lambda layer, x: layer(x),
+    linear_features=linear_features,
+    wanted=lambda layer, x: None,
+    divisible=lambda layer: True,
+    ops=Ops(),
+)

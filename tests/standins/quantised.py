@@ -13,13 +13,22 @@ FORMATS = (*_SCALED, "nvfp4")
 BLOCKS = r"_blocks\."
 
 
-def quantised(weights: dict[str, Tensor], format: str, layers: str = BLOCKS) -> dict[str, Tensor]:
-    """The same with every matrix that `layers` is found in the name of as codes, scales and the host's mark."""
+def quantised(
+    weights: dict[str, Tensor], format: str, layers: str = BLOCKS, input_scale: float | None = None
+) -> dict[str, Tensor]:
+    """The same with every matrix that `layers` is found in the name of as codes, scales and the host's mark.
+
+    Args:
+        input_scale: for the activations of each such layer.
+    """
     mark = torch.tensor(list(json.dumps({"format": format}).encode()), dtype=torch.uint8)
     stored = dict(weights)
     for name, weight in weights.items():
         if weight.ndim == 2 and re.search(layers, name):
-            stored |= _coder(format)(name, weight) | {f"{name.removesuffix('.weight')}.comfy_quant": mark.clone()}
+            layer = name.removesuffix(".weight")
+            stored |= _coder(format)(name, weight) | {f"{layer}.comfy_quant": mark.clone()}
+            if input_scale is not None:
+                stored[f"{layer}.input_scale"] = torch.tensor(input_scale)
     return stored
 
 

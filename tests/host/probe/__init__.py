@@ -1,4 +1,4 @@
-"""A test-only custom node pack: shrinks the host's Qwen3-8B, feeds odd inputs, counts VAE encodes, takes its time,
+"""A test-only custom node pack: shrinks the host's Qwen3-8B, feeds odd inputs, counts encodes, takes its time,
 renames what is inside the host, counts what lives there."""
 
 import gc
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import comfy.sd
+import comfy.utils
 import nodes
 import torch
 from aiohttp import web
@@ -23,6 +24,8 @@ from .renamed import rename
 shrink_qwen3_8b()
 
 VAE_ENCODES = []
+LOADS = []
+TEXT_ENCODES = []
 GIVE_BACK = []
 
 
@@ -36,7 +39,29 @@ def _count_vae_encodes() -> None:
     comfy.sd.VAE.encode = counted
 
 
+def _count_loads() -> None:
+    load = comfy.utils.load_torch_file
+
+    def counted(path, *args, **options):
+        LOADS.append(str(path))
+        return load(path, *args, **options)
+
+    comfy.utils.load_torch_file = counted
+
+
+def _count_text_encodes() -> None:
+    encode = comfy.sd.CLIP.encode_from_tokens
+
+    def counted(self, *args, **kwargs):
+        TEXT_ENCODES.append(len(TEXT_ENCODES))
+        return encode(self, *args, **kwargs)
+
+    comfy.sd.CLIP.encode_from_tokens = counted
+
+
 _count_vae_encodes()
+_count_loads()
+_count_text_encodes()
 if "KLEIN9B_PROBE_REMEMBERS" in os.environ:
     remember_loads()
 
@@ -73,6 +98,25 @@ class ProbeLatent(io.ComfyNode):
     def execute(cls, latent: dict, path: str) -> io.NodeOutput:
         torch.save(latent["samples"], path)
         return io.NodeOutput(ui={"text": [str(tuple(latent["samples"].shape))]})
+
+
+class ProbeLatents(io.ComfyNode):
+    """As ProbeLatent, of a list of them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ProbeLatents",
+            inputs=[io.Latent.Input("latents"), io.String.Input("path")],
+            outputs=[],
+            is_output_node=True,
+            is_input_list=True,
+        )
+
+    @classmethod
+    def execute(cls, latents: list[dict], path: list[str]) -> io.NodeOutput:
+        torch.save([latent["samples"] for latent in latents], path[0])
+        return io.NodeOutput()
 
 
 class ProbeSleep(io.ComfyNode):
@@ -138,6 +182,18 @@ async def vae_encodes(_request: web.Request) -> web.Response:
     return web.json_response(VAE_ENCODES)
 
 
+@PromptServer.instance.routes.get("/klein9b_probe/loads")
+async def loads(_request: web.Request) -> web.Response:
+    """Weights files read since this process started."""
+    return web.json_response(LOADS)
+
+
+@PromptServer.instance.routes.get("/klein9b_probe/text_encodes")
+async def text_encodes(_request: web.Request) -> web.Response:
+    """One for every prompt encoded since this process started."""
+    return web.json_response(TEXT_ENCODES)
+
+
 @PromptServer.instance.routes.get("/klein9b_probe/alive")
 async def alive(request: web.Request) -> web.Response:
     """How many objects of each class named in `classes` there are, and bytes of references that are kept."""
@@ -172,7 +228,7 @@ def _nodes_of(pack: str) -> list[str]:
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ProbeConditioning, ProbeLatent, ProbeSleep, ProbeImage, ProbeText]
+        return [ProbeConditioning, ProbeLatent, ProbeLatents, ProbeSleep, ProbeImage, ProbeText]
 
 
 async def comfy_entrypoint() -> ProbeExtension:

@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import rms_norm
 
 from host.edits import klein_model, normal, prompt
-from klein9b.klein.transformer import Features, Stream, double_block, single_block
+from klein9b.klein.transformer import Features, Span, Stream, double_block, single_block
+from standins.plain_klein import Pair
 
 HIDDEN, HEADS, HEAD_DIM = 256, 2, 128
 TEXT, IMAGE, REFERENCES = 5, 21, 7
@@ -85,7 +86,7 @@ def test_a_double_block(kind, dtype, batch, rows):
     model, pair = flux(dtype, kind), reference(min(rows, batch), dtype)
     block, given = model.double_blocks[1], Given(model, dtype, batch)
     streams = Stream("txt", given.txt.clone(), given.txt_mods), Stream("img", given.img.clone(), given.img_mods)
-    double_block(block, streams, given.pe, functions(), reference=pair)
+    double_block(block, streams, given.pe, functions(), reference=pair and Pair(*pair))
     vec = given.img_mods, given.txt_mods
     img, txt = block(given.img, given.txt, vec, given.pe, transformer_options=with_reference(pair))
     assert torch.equal(streams[0].x, txt) and torch.equal(streams[1].x, img)
@@ -101,7 +102,7 @@ def test_a_single_block(kind, dtype, batch, rows):
     block, given = model.single_blocks[1], Given(model, dtype, batch)
     x = torch.cat((given.txt, given.img), dim=1)
     ours = x.clone()
-    single_block(block, ours, given.mod, given.pe, functions(), reference=pair)
+    single_block(block, ours, given.mod, given.pe, functions(), reference=pair and Pair(*pair))
     assert torch.equal(ours, block(x, given.mod, given.pe, transformer_options=with_reference(pair)))
 
 
@@ -190,12 +191,12 @@ class TestNorm:
 
 class TestLinearFeatures:
     def asked(self, linear):
-        from klein9b.nodes.host.block_functions import linear_features
+        from klein9b.nodes.host.block_functions import eager_ops, linear_features
 
         x = drawn(1, 9, HIDDEN, seed=9, dtype=torch.float32)
-        wanted = Features(256, 768), Features(0, 256, first_token=5), Features(768, first_token=5)
-        got, whole = linear_features(linear, x, wanted), linear(x)
-        return got, (whole[..., 256:768], whole[:, 5:, :256], whole[:, 5:, 768:])
+        wanted = Features(256, 768, Span()), Features(0, 256, Span(5)), Features(768, None, Span(5, 8))
+        got, whole = linear_features(linear, x, wanted, ops=eager_ops()), linear(x)
+        return got, (whole[..., 256:768], whole[:, 5:, :256], whole[:, 5:8, 768:])
 
     @kinds
     def test_of_a_plain_layer(self, kind):

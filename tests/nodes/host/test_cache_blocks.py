@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from host.edits import cached, edit, klein_model, normal, prompt, reference, relative
+from klein9b.klein.transformer import EVERY_TOKEN
 from standins.quantised import FORMATS
 
 # Two orders of float32 sums; see test_cache_run.py. References left out show as 5e-3 and more.
@@ -124,9 +125,9 @@ class TestABlockOfOurs:
                 super().__init__(block)
                 self.place, self.inner = place, own_block(place, block)
 
-            def evaluate(self, args, *, reference=None, first_query=0):
-                given.append((self.place, reference, first_query, args["transformer_options"]))
-                return self.inner.evaluate(args, reference=reference, first_query=first_query)
+            def evaluate(self, args, *, reference=None, computed=EVERY_TOKEN):
+                given.append((self.place, reference and reference.pair, computed, args["transformer_options"]))
+                return self.inner.evaluate(args, reference=reference, computed=computed)
 
         diffusion_model = model.model.diffusion_model
         for place in only or places(diffusion_model):
@@ -142,7 +143,7 @@ class TestABlockOfOurs:
         assert [index for (_, index), *_ in given] == [0, 1, 0, 1] * 2
         for _, (key, value), _, _ in given:
             assert key.shape == value.shape == (1, 2, 30 + 32, 128)
-        assert [first_query for _, _, first_query, _ in given] == [0, 0, 0, TEXT] * 2
+        assert [computed.first for _, _, computed, _ in given] == [0, 0, 0, TEXT] * 2
 
     def test_sees_no_patch_of_the_caches(self, model):
         """It would have to stand aside for one, and cache and acceleration would cancel each other."""

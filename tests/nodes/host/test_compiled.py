@@ -141,6 +141,20 @@ def test_blocks_compiled_one_by_one_as_other_packs_do(model):
     assert shown[-1].startswith("hit")
 
 
+@pytest.mark.parametrize("with_cache", [False, True], ids=["alone", "with the cache"])
+def test_an_accelerated_model_is_left_to_the_compiler(model, with_cache):
+    """It fuses the ops of the host's blocks, or of the cache's, itself."""
+    from klein9b.nodes.host.acceleration import Acceleration, accelerated
+    from klein9b.nodes.host.block_functions import eager_ops
+
+    asked = []
+    plain = cached(model)[0] if with_cache else model
+    wanted = edit(plain, refs())
+    faster = accelerated(plain, Acceleration(lambda like: asked.append(like) or eager_ops(), "test", lambda _: None))
+    assert relative(edit(compiled(faster), refs()), wanted) < SAME_MATHS
+    assert len(asked) == with_cache, "the references' own pass is not compiled"
+
+
 def test_beside_blocks_that_another_node_changes_it_steps_aside(model, caplog):
     patched = model.clone()
     patched.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "double_block", 0)

@@ -90,6 +90,14 @@ class TestTheSamplerPath:
         card(TWO)
         assert torch.equal(edit(model, references(2)), edit(klein_model(), references(2)))
 
+    def test_one_of_a_folder_is_refused_too(self, model, card):
+        from klein9b.nodes.folder import Klein9BFolder
+        from klein9b.nodes.host.list_progress import with_progress
+
+        card(ALONE - 1)
+        with pytest.raises(DoesNotFit):
+            edit(with_progress(model, ["one"], Klein9BFolder, []))
+
     def test_a_clone_is_watched_once(self, model, card):
         card(ALONE - 1)
         with pytest.raises(DoesNotFit):

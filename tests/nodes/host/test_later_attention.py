@@ -4,6 +4,8 @@ Their contract is put over the host at hand: blocks hand containers and their pr
 hands containers on; an override comes before a preference and gets plain tensors unless it asks for containers.
 """
 
+from types import FunctionType
+
 import pytest
 import torch
 
@@ -26,6 +28,13 @@ class Preference(torch.nn.Module):
     """What a block has as comfy_attention; a checkpoint or a node chooses the function."""
 
     function = None
+
+
+def as_if_written_beside(function, other):
+    """The other in the function's module: a later host's own code, not a patch by another pack."""
+    made = FunctionType(other.__code__, function.__globals__, function.__name__, closure=other.__closure__)
+    made.__kwdefaults__ = other.__kwdefaults__
+    return made
 
 
 class LaterHost:
@@ -70,7 +79,7 @@ class LaterHost:
             finally:
                 self.running.pop()
 
-        return forward
+        return as_if_written_beside(stock, forward)
 
     def handed_containers(self, patch):
         return lambda q, k, v, **options: patch(*self.contain(q, k, v), **options)

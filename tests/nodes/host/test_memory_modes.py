@@ -163,18 +163,18 @@ class TestWithoutRoomInRam:
 
 
 def running_out(monkeypatch, after):
-    """The device is out of memory once, when so many keys and values have been read."""
+    """The device is out of memory once, when so many keys and values have been fetched."""
     from klein9b.klein.kv_store import ReferenceStore
 
-    read, reads = ReferenceStore.read, []
+    fetch, fetched = ReferenceStore.fetch, []
 
     def failing(self, entry, index):
-        reads.append(index)
-        if len(reads) == after + 1:
+        fetched.append(index)
+        if len(fetched) == after + 1:
             raise torch.cuda.OutOfMemoryError("out of memory")
-        return read(self, entry, index)
+        return fetch(self, entry, index)
 
-    monkeypatch.setattr(ReferenceStore, "read", failing)
+    monkeypatch.setattr(ReferenceStore, "fetch", failing)
 
 
 def test_on_gpu_out_of_memory_says_what_was_there(monkeypatch, comfy_host):

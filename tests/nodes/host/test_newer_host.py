@@ -75,13 +75,13 @@ def test_what_the_host_misses_itself_is_its_own_error(comfy_host, monkeypatch):
     """A bug of the host, or of another pack's patch in it, is not this pack's to explain."""
     import node_helpers
 
-    from klein9b.nodes.references import _join
+    from klein9b.nodes.host.reference_pictures import join
 
     with pytest.raises(AttributeError, match="'int' object"):
-        passing(lambda: _join([[1, 2]], ["latent"]))
+        passing(lambda: join([[1, 2]], ["latent"]))
     monkeypatch.setattr(node_helpers, "conditioning_set_values", lambda *_, **__: node_helpers.renamed)
     with pytest.raises(AttributeError, match="renamed"):
-        passing(lambda: _join([[1, {}]], ["latent"]))
+        passing(lambda: join([[1, {}]], ["latent"]))
 
 
 def test_what_this_pack_misses_itself_is_its_own_error(comfy_host):

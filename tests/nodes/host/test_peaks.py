@@ -7,11 +7,12 @@ import dataclasses
 
 import pytest
 import torch
-from full_size import cached_step, counted, empty, klein, latent, reference_pass, stock, vae
+from full_size import accelerated, cached_step, counted, empty, klein, latent, reference_pass, stock, vae
 
 import standins
 from klein9b.klein.framing import Size, output_size
 from klein9b.klein.kv_store import Storage
+from klein9b.klein.tiles import Tiling, pixels
 from klein9b.klein.vram import (
     KLEIN_9B,
     Dims,
@@ -48,6 +49,23 @@ def name_of(job):
 def test_the_stock_forward(job):
     assert forward_bytes(KLEIN_9B, job) == pytest.approx(stock(job), rel=NEAR)
     assert activation_bytes(KLEIN_9B, job) == forward_bytes(KLEIN_9B, job)
+
+
+@pytest.mark.parametrize("references", [0, 1, 3])
+def test_a_tile_of_4096_pixels_square(references):
+    """What of Klein 9B Tiles is on a card at once: one tile, its part of image 1, and the others whole."""
+    tile = pixels(Tiling(64, 8).tiles(256, 256).size)
+    job = Job(tile, (tile, MEGAPIXEL, MEGAPIXEL)[:references])
+    assert forward_bytes(KLEIN_9B, job) == pytest.approx(stock(job), rel=NEAR)
+    whole = Job(Size(4096, 4096), (Size(4096, 4096),) * references)
+    assert stock(job) < forward_bytes(KLEIN_9B, whole) / 7
+
+
+@pytest.mark.parametrize(("count", "share"), [(0, 0.93), (1, 0.67), (2, 0.54), (4, 0.54)])
+def test_an_accelerated_step_takes_less(count, share):
+    """Without references the first layer's whole output and the activation made of it live at once."""
+    job = Job(MEGAPIXEL, (MEGAPIXEL,) * count)
+    assert accelerated(job) <= share * stock(job)
 
 
 @pytest.mark.parametrize("storage", Storage)

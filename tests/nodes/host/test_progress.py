@@ -31,6 +31,13 @@ class TestTexts:
             "Fetching the picture, after 3 s in the queue. 14 s of about 14 s, about $0.04.",
         ]
 
+    def test_the_price_is_the_accounts_own_estimate(self, comfy_host):
+        from dataclasses import replace
+
+        assert self.heard([replace(self.job("PROCESSING"), estimate_usd=0.0514)]) == [
+            "Being made. 0 s of about 14 s, about $0.05."
+        ]
+
     def test_it_speaks_once_a_second(self, comfy_host):
         assert len(self.heard(*([self.job("PROCESSING", i / 10)] for i in range(30)))) <= 4
 

@@ -82,7 +82,7 @@ def test_what_the_device_could_never_hold_is_in_tiles_at_once(vae, encode, monke
     assert torch.equal(latents[1], in_tiles(vae, photo()))
     assert told == [f"image_{i} was encoded in tiles: 0.0 GiB needed, 0.0 GiB there" for i in (1, 2)]
     assert [r.message for r in caplog.records if r.levelno == logging.WARNING] == [
-        f"Klein 9B References: {sentence}." for sentence in told
+        f"Klein 9B: {sentence}." for sentence in told
     ]
 
 
