@@ -32,7 +32,7 @@ def made_small(graph, *, steps=4):
     for sized in nodes_of(graph, "Klein9BReferences") + nodes_of(graph, "Klein9BInpaint"):
         sized["inputs"]["megapixels"] = 0.06
     for scaled in nodes_of(graph, "ImageScaleToTotalPixels"):
-        scaled["inputs"]["megapixels"] = 0.15
+        scaled["inputs"]["megapixels"] = 0.08
     for tiles in nodes_of(graph, "Klein9BTiles"):
         tiles["inputs"] |= {"tile_size": 256, "overlap": 64}
     for sigmas in nodes_of(graph, "Klein9BScheduler"):
