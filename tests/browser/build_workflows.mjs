@@ -1,5 +1,4 @@
-// Writes workflows/*.json, their API twins, their thumbnails and the documents' pictures of them from the specs, all by
-// the real frontend.
+// Writes workflows/*.json, their API twins and the documents' pictures of them from the specs, all by the real frontend.
 // Usage: node build_workflows.mjs URL OUTPUT_FOLDER PACK_FOLDER VERSION HOST_VERSION
 import crypto from "node:crypto";
 import fs from "node:fs";
@@ -75,20 +74,13 @@ async function save({ spec }) {
   return { ui: app.graph.serialize(), api: (await app.graphToPrompt()).output };
 }
 
-// Runs in the page: fits the groups with these titles, or the whole graph, between the menus and returns where they
-// lie; in a square, as the template browser shows a thumbnail, where asked.
-function frame({ titles, square }) {
+// Runs in the page: fits the groups with these titles, or the whole graph, between the menus and returns where they lie.
+function frame({ titles }) {
   const { app } = window;
   const groups = app.graph.groups.filter((group) => !titles || titles.includes(group.title)).map((g) => [...g.pos, ...g.size]);
   const boxes = titles ? groups : [...groups, ...app.graph.nodes.map((node) => node.getBounding())];
-  let left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
-  let width = Math.max(...boxes.map((b) => b[0] + b[2])) - left, height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
-  if (square) {
-    const side = Math.max(width, height);
-    left -= (side - width) / 2;
-    top -= (side - height) / 2;
-    width = height = side;
-  }
+  const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
+  const width = Math.max(...boxes.map((b) => b[0] + b[2])) - left, height = Math.max(...boxes.map((b) => b[1] + b[3])) - top;
   const room = { x: 80, y: 110, width: innerWidth - 110, height: innerHeight - 190 };
   const scale = Math.min(room.width / width, room.height / height);
   const canvas = app.canvas.canvas.getBoundingClientRect();
@@ -98,7 +90,7 @@ function frame({ titles, square }) {
   return { x: room.x - 10, y: room.y - 10, width: width * scale + 20, height: height * scale + 20 };
 }
 
-async function photograph(page, file, what = {}) {
+async function photograph(page, file, what) {
   const clip = await page.evaluate(frame, what);
   await page.waitForTimeout(2000); // the canvas draws its pictures and notes a little later
   await page.screenshot({ path: file, type: "jpeg", quality: 85, clip });
@@ -126,7 +118,6 @@ page.on("pageerror", (error) => { throw error; });
 fs.mkdirSync(path.join(output, "api"), { recursive: true });
 for (const spec of WORKFLOWS) {
   await page.evaluate(build, { spec, version, hostVersion });
-  await photograph(page, path.join(output, `${spec.name}.jpg`), { titles: spec.shown, square: true });
   for (const [file, titles] of Object.entries(spec.pictures ?? {})) await photograph(page, path.join(pack, file), { titles });
   const { ui, api } = await page.evaluate(save, { spec });
   fs.writeFileSync(path.join(output, `${spec.name}.json`), JSON.stringify(tidy(ui, spec.name), null, 2) + "\n");

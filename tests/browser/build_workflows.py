@@ -19,6 +19,7 @@ from pack import importable
 import standins
 from browser.plan_notes import plan_note
 from browser.settings import SETTINGS
+from browser.thumbnails import write_thumbnails
 from browser.toolchain import find_toolchain
 from host.checkout import PACK, find_checkout
 from host.conftest import PHOTOGRAPHS
@@ -48,6 +49,7 @@ def main() -> None:
                 check=True,
                 env=os.environ | {"CHROMIUM": tools.chromium, "PLANS": plans},
             )
+    write_thumbnails(PACK / "workflows")
 
 
 def planned(node: str) -> dict[str, dict]:
