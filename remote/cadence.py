@@ -33,7 +33,7 @@ KEPT, FADING = 20, 0.9  # jobs that are remembered, and what each weighs beside 
 WIDE, WIDE_PART = 0.5, 0.05  # of the prior, and of that part of each job which stands for a service that changes
 NARROWEST = 0.05  # a kernel's standard deviation, as a part of the duration
 LATE_S, LATE_PART, LATE_AFTER_S = 1.0, 0.25, 60.0  # allowed: the less of the two, and in proportion after a minute
-GOAL, MOST_LOOKS = 0.6, 10.0
+GOAL, MOST_LOOKS = 0.7, 11.0
 
 _GRID_S = np.geomspace(0.05, 4000.0, 1000)
 _STEP_S = np.diff(_GRID_S)
