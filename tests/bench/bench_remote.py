@@ -85,7 +85,7 @@ class Flood:
 
 @dataclass(frozen=True)
 class Cadence:
-    """How many requests a client made for each job, its submit and its result among them, and how late it saw the end."""
+    """Requests a job, its submit and its result among them, and how late a client saw the end."""
 
     requests: float
     late_s: float
