@@ -26,7 +26,7 @@ from ..remote.service import (
 from .host.account import cancel_button, log, open_account, secret_because
 from .host.pictures import as_batch, frames_in_order
 from .host.price import AccountPrice
-from .host.progress import Waiting, finished
+from .host.progress import Waiting, finished, move_bar
 from .host.text import show_text
 
 MAX_COUNT = 16
@@ -135,7 +135,7 @@ class SegmindRemote(io.ComfyNode):
         cls, account: service.Account, requests: list[KleinRequest], arrays: list[Any], terms: service.Terms
     ) -> io.NodeOutput:
         cancel = cancel_button()
-        waiting = Waiting(lambda text: show_text(cls, text), len(requests))
+        waiting = Waiting(lambda text: show_text(cls, text), len(requests), lambda part: move_bar(cls, part))
         skipped: dict[int, SegmindError] = {}
         try:
             pictures = await service.run(
