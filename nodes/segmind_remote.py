@@ -256,13 +256,11 @@ def _how_it_looks() -> list[io.Input]:
             "aspect_ratio",
             options=list(ASPECT_RATIOS),
             default="1:1",
-            tooltip="Shape of the picture, as on Klein 9B References; how large it is Segmind decides, whose API takes no "
-            "size. match_input_image: image 1's. 21:9 is not on the published list; if "
-            "Segmind refuses it you see its own words and pay nothing.",
+            tooltip="Shape of the picture, as on Klein 9B References; how large it is Segmind decides, whose API takes "
+            "no size. match_input_image: image 1's. 21:9 is not on the published list; if Segmind refuses it you see "
+            "its own words and pay nothing.",
         ),
-        io.Boolean.Input(
-            "go_fast", default=True, advanced=True, tooltip="Segmind's faster way of making the picture."
-        ),
+        io.Boolean.Input("go_fast", default=True, advanced=True, tooltip="Segmind's faster way of making the picture."),
         io.Combo.Input(
             "image_format",
             options=list(IMAGE_FORMATS),
@@ -270,9 +268,7 @@ def _how_it_looks() -> list[io.Input]:
             advanced=True,
             tooltip="The file Segmind makes and this node keeps. png loses nothing.",
         ),
-        io.Int.Input(
-            "quality", default=90, min=10, max=100, advanced=True, tooltip="Quality of a jpeg or webp file."
-        ),
+        io.Int.Input("quality", default=90, min=10, max=100, advanced=True, tooltip="Quality of a jpeg or webp file."),
         io.Int.Input(
             "count",
             default=1,
