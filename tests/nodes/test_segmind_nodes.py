@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +22,13 @@ WIDGETS = {**REMOTE_WIDGETS, "prompt": "a red fox", "negative_prompt": "blurry",
 
 @pytest.fixture(scope="module")
 def node(comfy_host):
+    """The class that the host would run, under an id of the graph."""
     from klein9b.nodes.segmind_remote import SegmindRemote
 
-    return SegmindRemote
+    class Running(SegmindRemote):
+        hidden = SimpleNamespace(unique_id="1")
+
+    return Running
 
 
 @pytest.fixture(scope="module")
