@@ -26,7 +26,7 @@ from ..remote.service import (
 from .host.account import cancel_button, log, open_account, secret_because
 from .host.pictures import as_batch, frames_in_order
 from .host.price import AccountPrice
-from .host.progress import Waiting, finished
+from .host.progress import Waiting, finished, move_bar
 from .host.text import show_text
 
 MAX_COUNT = 16
@@ -135,7 +135,7 @@ class SegmindRemote(io.ComfyNode):
         cls, account: service.Account, requests: list[KleinRequest], arrays: list[Any], terms: service.Terms
     ) -> io.NodeOutput:
         cancel = cancel_button()
-        waiting = Waiting(lambda text: show_text(cls, text), len(requests))
+        waiting = Waiting(lambda text: show_text(cls, text), len(requests), lambda part: move_bar(cls, part))
         skipped: dict[int, SegmindError] = {}
         try:
             pictures = await service.run(
@@ -222,6 +222,7 @@ def _what_to_make() -> list[io.Input]:
             "image_urls",
             default="",
             multiline=True,
+            advanced=True,
             tooltip="References that are online already: https addresses, one a line. They follow the connected "
             "images in order.",
         ),
@@ -232,7 +233,8 @@ def _what_to_make() -> list[io.Input]:
             max=MAX_SEED,
             control_after_generate=io.ControlAfterGenerate.fixed,
             tooltip="The same seed and inputs are the same request, which is paid once. With randomize every Run is "
-            "another request. A random seed is drawn here, never by the server.",
+            "another request. A random seed is drawn here, never by the server. The noise is Segmind's: the same seed "
+            "on your own GPU gives another picture.",
         ),
     ]
 
@@ -243,24 +245,30 @@ def _how_it_looks() -> list[io.Input]:
             "cfg", default=5.0, min=1.0, max=20.0, step=0.1, tooltip="How closely the prompts are followed."
         ),
         io.Combo.Input(
-            "sampler", options=list(SAMPLERS), default="euler", tooltip="How noise is walked down to a picture."
+            "sampler",
+            options=list(SAMPLERS),
+            default="euler",
+            advanced=True,
+            tooltip="How noise is walked down to a picture.",
         ),
         io.Int.Input("steps", default=20, min=1, max=100, tooltip="Number of sampling steps."),
         io.Combo.Input(
             "aspect_ratio",
             options=list(ASPECT_RATIOS),
             default="1:1",
-            tooltip="Shape of the picture. match_input_image: image 1's. 21:9 is not on the published list; if "
-            "Segmind refuses it you see its own words and pay nothing.",
+            tooltip="Shape of the picture, as on Klein 9B References; how large it is Segmind decides, whose API takes "
+            "no size. match_input_image: image 1's. 21:9 is not on the published list; if Segmind refuses it you see "
+            "its own words and pay nothing.",
         ),
-        io.Boolean.Input("go_fast", default=True, tooltip="Segmind's faster way of making the picture."),
+        io.Boolean.Input("go_fast", default=True, advanced=True, tooltip="Segmind's faster way of making the picture."),
         io.Combo.Input(
             "image_format",
             options=list(IMAGE_FORMATS),
             default="png",
+            advanced=True,
             tooltip="The file Segmind makes and this node keeps. png loses nothing.",
         ),
-        io.Int.Input("quality", default=90, min=10, max=100, tooltip="Quality of a jpeg or webp file."),
+        io.Int.Input("quality", default=90, min=10, max=100, advanced=True, tooltip="Quality of a jpeg or webp file."),
         io.Int.Input(
             "count",
             default=1,

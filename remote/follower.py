@@ -9,7 +9,7 @@ from random import Random
 from typing import TypeVar
 
 from . import explain
-from .cadence import Cadence, Eta
+from .cadence import Cadence, Durations
 from .client import Client
 from .errors import DownloadRefused
 from .governor import Priority
@@ -51,7 +51,7 @@ class Follower:
         self._client, self._journal, self._check = client, journal, check
         self._vault, self._files = vault, files
         self._retrier, self._clock, self._rng = retrier, retrier.clock, rng
-        self.eta = Eta(journal.durations_s())
+        self.durations = Durations(journal.durations_s())
 
     async def poll(self, row: Row, saw: Callable[[str], None], deadline: float) -> None:
         """ACCEPTED to COMPLETED, KEPT, FAILED or EXPIRED.
@@ -61,23 +61,38 @@ class Follower:
             deadline: when to give up, monotonic seconds; the row then stays ACCEPTED.
         """
         request_id, missing = row.request_id or "", 0
-        cadence = Cadence(self.eta, self._rng, resumed=self.age(row) > self.eta.seconds)
+        cadence, running_s = Cadence(self.durations, self._rng), 0.0
         while self._clock.monotonic() < deadline:
             await self._clock.sleep(cadence.wait(self.age(row)))
+            asked_s = self.age(row)
             answer = await self._ask(lambda: self._client.status(request_id), Priority.STATUS, deadline)
             if isinstance(answer, Status):
                 saw(answer.state)
                 if answer.state == Reported.FAILED:
                     return self._failed(row, answer.error)
                 if answer.state == Reported.COMPLETED:
-                    self.eta.learn(self.age(row))
-                    return await self._collect(row, deadline)
+                    seen_s = self.age(row)
+                    await self._collect(row, deadline)
+                    return self._learn(row, running_s, seen_s)
+                running_s = asked_s
             elif isinstance(answer, Rejection) and answer.status == 404:
                 missing += 1
                 if self._is_gone(row, missing):
                     return await self._from_record(row, deadline)
             elif isinstance(answer, Rejection):
                 raise explain.out_of_reach(row, f"{answer.status}: {answer.words}")
+
+    def _learn(self, row: Row, running_s: float, seen_s: float) -> None:
+        """How long it took, by its own account, which leaves the way there out: within when it ran and was seen done.
+
+        A job that nobody looked at while it ran, such as one of an earlier run, says nothing without that account.
+        """
+        now = self._journal.row(row.id)
+        told = now.duration_s if now else None
+        if told is not None:
+            self.durations.learn(min(max(told, running_s), seen_s))
+        elif running_s:
+            self.durations.learn((running_s + seen_s) / 2)
 
     async def keep(self, row: Row, deadline: float) -> None:
         """COMPLETED to KEPT: downloads the picture, again where it came damaged."""

@@ -216,7 +216,8 @@ class Jobs:
         known = Metrics(row.cost_usd, row.remaining_usd, row.queue_s, row.inference_s)
         seen = drive.state if drive and row.state in (State.PLANNED, State.ACCEPTED) else ""
         state, estimate = seen or row.state, row.reserved_usd or self._journal.estimate_usd()
-        return Progress(row.id, state, waited, self._follower.eta.seconds, row.request_id, known, reused, estimate)
+        expected = self._follower.durations.expected_s
+        return Progress(row.id, state, waited, expected, row.request_id, known, reused, estimate)
 
     # Driving
 

@@ -246,12 +246,9 @@ class Journal(JournalIntake):
         return _estimate_usd(self._db)
 
     def durations_s(self) -> list[float]:
-        """Queue and inference seconds of the last twenty jobs that told them, oldest first."""
-        query = (
-            "SELECT COALESCE(queue_s, 0) + inference_s FROM jobs WHERE inference_s IS NOT NULL"
-            " ORDER BY id DESC LIMIT 20"
-        )
-        return [float(found[0]) for found in self._db.execute(query)][::-1]
+        """Of the last twenty jobs that told them, oldest first."""
+        found = self._select("inference_s IS NOT NULL ORDER BY id DESC LIMIT 20")
+        return [row.duration_s or 0.0 for row in found][::-1]
 
     def upload(self, sha256: str, host: str, newer_than_s: float) -> str | None:
         """The address under which these bytes are online already."""

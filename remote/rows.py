@@ -110,6 +110,11 @@ class Row:
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", State(self.state))
 
+    @property
+    def duration_s(self) -> float | None:
+        """From submit to completion as the server tells it, without the way there."""
+        return None if self.inference_s is None else (self.queue_s or 0.0) + self.inference_s
+
 
 def adopted(request_id: str) -> str:
     """The fingerprint of a row whose inputs are not known here."""

@@ -10,7 +10,7 @@ from klein9b.remote.journal import Journal  # noqa: E402
 from klein9b.remote.journal_restore import JOURNAL_FILE  # noqa: E402
 from klein9b.remote.keys import KEY_FILE  # noqa: E402
 
-EARLIER_JOBS = 20
+EARLIER_JOBS, SPREAD = 20, 20.0
 
 
 def private_folder(base: Path) -> Path:
@@ -33,13 +33,16 @@ def forget_key(base: Path) -> None:
 
 
 def remember_jobs(base: Path, seconds: float, cost_usd: float = 0.04) -> None:
-    """A journal of earlier jobs, so long and so dear each: without one the first look at a job is at 8 seconds."""
+    """A journal of earlier jobs, so dear each, the last so long and those before up to twenty times that.
+
+    A host that knows them looks soon and often until then; without them the first look is at two seconds.
+    """
     journal = Journal(private_folder(base) / JOURNAL_FILE)
     for i in range(EARLIER_JOBS):
         row = journal.claim(f"earlier {i}", prompt="", seed=i)
         journal.submitting(row.id, "")
         journal.accepted(row.id, f"earlier-{i}")
-        journal.settle(row.id, cost_usd, None, 0.0, seconds)
+        journal.settle(row.id, cost_usd, None, 0.0, seconds * SPREAD ** (1 - (i + 1) / EARLIER_JOBS))
         journal.kept(row.id, "0" * 64)
     journal.close()
 

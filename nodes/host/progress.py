@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from comfy_api.v0_0_2 import ComfyAPISync, io
+
 from ...remote.service import AVERAGE_COST_USD, UPLOADING, Progress, Reported, State
 
 SAID: dict[str, str] = {
@@ -20,16 +22,29 @@ SAID: dict[str, str] = {
 }
 
 
+STEPS = 100  # of a progress bar
+PART_AT_EXPECTED = 0.9  # of a bar, when a job takes as long as usual; the rest is for those that take longer
+
+
+def move_bar(node: type[io.ComfyNode], part: float) -> None:
+    """Moves the bar of the running node; the node declares the unique_id hidden input."""
+    ComfyAPISync().execution.set_progress(round(STEPS * part), STEPS, node_id=node.hidden.unique_id)
+
+
 class Waiting:
     """Hears the progress of one run and shows it, each text once, so at most once a second.
 
     Args:
         show: puts text on the node.
         count: how many pictures the run asked for.
+        move: moves the bar on the node to a part of it; never back, and only by what can be seen.
     """
 
-    def __init__(self, show: Callable[[str], None], count: int) -> None:
+    def __init__(
+        self, show: Callable[[str], None], count: int, move: Callable[[float], None] = lambda part: None
+    ) -> None:
         self._show, self._count, self._shown = show, count, ""
+        self._move, self._moved = move, 0.0
         self._queued: dict[int, tuple[float, float]] = {}
 
     def hear(self, jobs: Sequence[Progress | None]) -> None:
@@ -40,6 +55,10 @@ class Waiting:
         if text != self._shown:
             self._shown = text
             self._show(text)
+        part = sum(map(_part_done, known)) / self._count
+        if round(STEPS * part) > round(STEPS * self._moved):
+            self._moved = part
+            self._move(part)
 
     def _note_queue(self, job: Progress) -> None:
         """When a job was first and last seen in the queue, in seconds since the run began."""
@@ -61,6 +80,14 @@ class Waiting:
         if job.state == Reported.QUEUED:
             return f"{said} for {last - first:.0f} s"
         return f"{said}, after {last - first:.0f} s in the queue" if job.job in self._queued else said
+
+
+def _part_done(job: Progress) -> float:
+    """Of one job by the time it usually takes: past that ever slower, so that the bar is full when the picture is."""
+    if job.state == State.KEPT or not job.expected_s:
+        return float(job.state == State.KEPT)
+    part = job.waited_s / job.expected_s
+    return PART_AT_EXPECTED * part if part <= 1 else 1 - (1 - PART_AT_EXPECTED) / part
 
 
 def finished(receipts: Sequence[dict[str, Any]], left_out: Sequence[str]) -> str:

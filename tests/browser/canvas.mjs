@@ -165,3 +165,11 @@ export async function writtenOn(page, { id }) {
     }, 500);
   }));
 }
+
+// Shows what is folded on a node with an id: by its button in Nodes 2.0, else as "Show Advanced" of its menu does.
+export async function unfold(page, { id }) {
+  const button = page.locator(`[data-node-id="${id}"]`).getByText("Show advanced inputs").first();
+  if (await button.isVisible()) await button.click();
+  else await page.evaluate((id) => window.app.graph.getNodeById(id).toggleAdvanced(), id);
+  await settle(page);
+}

@@ -17,7 +17,7 @@ from host.server import SHIPPED as COPIED_BY_HOST_TESTS
 
 CODE = {"__init__.py", "klein", "kernels", "nodes", "remote"}
 READ_BY_THE_HOST = {"pyproject.toml", "requirements.txt", "workflows", "locales"}
-READ_BY_PEOPLE = {"README.md", "CHANGELOG.md", "LICENSE"}
+READ_BY_PEOPLE = {"README.md", "CHANGELOG.md", "LICENSE", "docs"}
 SHIPPED = CODE | READ_BY_THE_HOST | READ_BY_PEOPLE
 SUFFIXES = {".js", ".py", ".md", ".json", ".jpg", ".png", ".toml", ".txt", ""}
 

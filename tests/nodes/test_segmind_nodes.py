@@ -6,11 +6,12 @@ import json
 import logging
 import math
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fake_segmind import FakeSegmind, Settings
+from fake_segmind import Behaviour, FakeSegmind, Settings
 from host.graphs import REMOTE_WIDGETS
 from klein9b.remote.images import decode
 from segmind_host import environment, forget_key, remember_jobs, write_key
@@ -21,9 +22,13 @@ WIDGETS = {**REMOTE_WIDGETS, "prompt": "a red fox", "negative_prompt": "blurry",
 
 @pytest.fixture(scope="module")
 def node(comfy_host):
+    """The class that the host would run, under an id of the graph."""
     from klein9b.nodes.segmind_remote import SegmindRemote
 
-    return SegmindRemote
+    class Running(SegmindRemote):
+        hidden = SimpleNamespace(unique_id="1")
+
+    return Running
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +56,20 @@ def account(base, segmind, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+class Texts(list):
+    def __init__(self):
+        super().__init__()
+        self.moved = []
+
+
 @pytest.fixture
 def shown(monkeypatch):
-    """Every text put on the node."""
+    """Every text put on the node, and in `moved` every part that its bar was moved to."""
     from klein9b.nodes import segmind_remote
 
-    texts = []
+    texts = Texts()
     monkeypatch.setattr(segmind_remote, "show_text", lambda node, text: texts.append(text))
+    monkeypatch.setattr(segmind_remote, "move_bar", lambda node, part: texts.moved.append(part))
     return texts
 
 
@@ -150,6 +162,11 @@ class TestRun:
         assert told["seed"] == seed == 7 and told["request_id"] == segmind.jobs[-1].request_id
         assert segmind.key not in text
         assert shown[-1].startswith("Seed 7, $0.0402") and "left" in shown[-1]
+
+    def test_its_bar_moves_while_it_waits(self, node, account, segmind, shown):
+        segmind.behave(Behaviour(run_seconds=0.4))
+        run(node, prompt="the bar moves")
+        assert len(shown.moved) >= 2 and shown.moved == sorted(shown.moved) and shown.moved[-1] <= 1.0
 
     def test_what_is_sent_is_what_the_widgets_say(self, node, account, segmind):
         asked = {"cfg": 7.5, "sampler": "res_2s", "aspect_ratio": "16:9", "image_format": "webp", "go_fast": False}

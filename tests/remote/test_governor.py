@@ -8,7 +8,7 @@ import virtual_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klein9b.remote.cadence import Cadence, Eta
+from klein9b.remote.cadence import Cadence, Durations
 from klein9b.remote.governor import Governor, Priority
 
 RESULT, SUBMIT, STATUS = Priority.RESULT, Priority.SUBMIT, Priority.STATUS
@@ -226,7 +226,7 @@ def test_two_hundred_jobs_at_once_finish_at_the_rate_of_the_account():
     """Submit, looks and result of 200 jobs through one governor at 50 a minute."""
 
     async def main(clock):
-        rng, eta = Random(3), Eta()
+        rng, durations = Random(3), Durations()
         governor, looks, ends, waits = Governor(clock=clock), [], [], []
 
         async def job(_):
@@ -235,7 +235,7 @@ def test_two_hundred_jobs_at_once_finish_at_the_rate_of_the_account():
                 async with governor.turn(SUBMIT, host=API):
                     start = clock.monotonic()
                 waits.append(start - asked)
-                duration, cadence, seen = rng.lognormvariate(2.6, 0.2), Cadence(eta, rng), 0
+                duration, cadence, seen = rng.lognormvariate(2.6, 0.2), Cadence(durations, rng), 0
                 while True:
                     await clock.sleep(cadence.wait(clock.monotonic() - start))
                     async with governor.turn(STATUS, host=API):
@@ -244,7 +244,7 @@ def test_two_hundred_jobs_at_once_finish_at_the_rate_of_the_account():
                         break
                 async with governor.turn(RESULT, host=API):
                     looks.append(seen)
-                eta.learn(duration)
+                durations.learn(duration)
                 ends.append(clock.monotonic())
 
         await asyncio.gather(*map(job, range(200)))

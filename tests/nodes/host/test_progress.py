@@ -31,6 +31,40 @@ class TestTexts:
             "Fetching the picture, after 3 s in the queue. 14 s of about 14 s, about $0.04.",
         ]
 
+    def moved(self, *told, count=1):
+        from klein9b.nodes.host.progress import Waiting
+
+        parts = []
+        waiting = Waiting(lambda text: None, count, parts.append)
+        for jobs in told:
+            waiting.hear(jobs)
+        return parts
+
+    def test_the_bar_moves_with_the_expected_time_and_is_full_when_the_picture_is_here(self, comfy_host):
+        states = ["PLANNED", "QUEUED", "PROCESSING", "PROCESSING", "PROCESSING", "KEPT"]
+        told = [[self.job(state, waited)] for state, waited in zip(states, [0.0, 3.4, 6.8, 13.6, 27.2, 27.9])]
+        assert self.moved([None], *told) == pytest.approx([0.225, 0.45, 0.9, 0.95, 1.0])
+
+    def test_the_bar_never_goes_back_and_moves_only_where_it_can_be_seen(self, comfy_host):
+        waited = [i / 100 for i in range(1360)] + [5.0]
+        parts = self.moved(*([self.job("PROCESSING", seconds)] for seconds in waited))
+        assert parts == sorted(parts) and len(parts) <= 90
+
+    def test_the_bar_of_several_jobs_is_their_mean(self, comfy_host):
+        assert self.moved([self.job("KEPT", 6.8, 1), self.job("PROCESSING", 6.8, 2), None, None], count=4) == [
+            pytest.approx((1 + 0.45) / 4)
+        ]
+
+    def test_the_bar_is_the_hosts(self, comfy_host):
+        from types import SimpleNamespace
+
+        from comfy_execution.progress import get_progress_state
+
+        from klein9b.nodes.host.progress import move_bar
+
+        move_bar(SimpleNamespace(hidden=SimpleNamespace(unique_id="41")), 0.25)
+        assert get_progress_state().nodes["41"]["value"] == 25 and get_progress_state().nodes["41"]["max"] == 100
+
     def test_the_price_is_the_accounts_own_estimate(self, comfy_host):
         from dataclasses import replace
 
