@@ -10,6 +10,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..klein.checkpoint import AddOn, describe, identify
+from ..klein.file_names import LORA, klein_first
 from ..klein.lora import LoraPlan, not_placed, plan_lora, refuse_unplaced, summary, tensors_for_host
 from ..klein.lora_family import name_of
 from ..klein.lora_names import Place
@@ -52,7 +53,7 @@ class Klein9BLora(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "lora",
-                    options=folder_paths.get_filename_list("loras"),
+                    options=klein_first(folder_paths.get_filename_list("loras"), LORA),
                     tooltip="A .safetensors file from models/loras, trained on Klein 9B.",
                 ),
                 io.Float.Input(
