@@ -31,7 +31,7 @@ class Klein9BLoader(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BLoader",
             display_name="Klein 9B Loader",
-            category="Klein 9B/Loaders",
+            category="Klein 9B",
             description=(
                 "Loads the three files of FLUX.2 [klein] 9B. Each file's header is read first: a wrong pair, a "
                 "broken download or another model's file is named in one sentence before anything is loaded."

@@ -39,7 +39,7 @@ class Klein9BLora(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BLora",
             display_name="Klein 9B LoRA",
-            category="Klein 9B/Loaders",
+            category="Klein 9B",
             description=(
                 "Adds a LoRA, LoHa or LoKr to a Klein 9B model, whichever trainer named its layers. Says how many "
                 "layers it changes, and names each one that it cannot place. Several nodes in a row add up."

@@ -44,7 +44,7 @@ class Klein9BPlan(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BPlan",
             display_name="Klein 9B Plan",
-            category="Klein 9B/Loaders",
+            category="Klein 9B/More",
             description=(
                 "Says what fits your graphics card, before anything is downloaded or loaded: what stays in VRAM, what "
                 "streams in every step, and the cheapest change that helps. Files that are not installed are there by "

@@ -35,7 +35,7 @@ class Klein9BQuantize(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BQuantize",
             display_name="Klein 9B Quantize",
-            category="Klein 9B/Loaders",
+            category="Klein 9B/More",
             description=(
                 "Makes an int8 file of a Klein 9B model or of its text encoder, in ComfyUI's own format "
                 "(int8_tensorwise with rotation): half the size of bf16, with products that an NVIDIA card since the "
