@@ -283,7 +283,7 @@ class TestBatch:
 
     def test_photographs_and_a_batch_of_each_are_told(self, node):
         batch = torch.cat([photo("coffee")] * 2)
-        with pytest.raises(ValueError, match=r"^batch_size is 3, but .* each of the 2 photographs\. Set batch_size to 1"):
+        with pytest.raises(ValueError, match=r"^batch_size is 3, but .* of the 2 photographs\. Set batch_size to 1"):
             run(node, CountingVae(), images={"image_1": batch}, image_1_batch="photographs", batch_size=3)
 
 
