@@ -79,6 +79,11 @@ function encoded(words) {
   return words === CAST ? { positive } : { positive, negative: ["prompt", "negative"] };
 }
 
+// The area is asked for where the shape is a ratio.
+function sizeOf(aspect_ratio, megapixels) {
+  return aspect_ratio === "match_input_image" ? { aspect_ratio } : { aspect_ratio, "aspect_ratio.megapixels": megapixels };
+}
+
 // What joins the photographs to the prompt and gives the latent.
 const REFERENCES = (photographs, widgets) => ({
   type: "Klein9BReferences", title: photographs.length ? undefined : "Klein 9B References (size of the picture)", size: [350, 220], widgets,
@@ -118,7 +123,7 @@ function local({ name, subject, files, photographs, prompt, negative = "", words
   photographs.forEach((file, i) => {
     nodes.push({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group: "Words and images", pos: [880, 720 + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } });
   });
-  const joined = inpaint ?? REFERENCES(photographs, { fit: "bfl", aspect_ratio, megapixels });
+  const joined = inpaint ?? REFERENCES(photographs, { fit: "crop", ...sizeOf(aspect_ratio, megapixels) });
   let before = "load", column = 1720; // what the guider gets, and where it and what feeds the sampler stand
   let conditioned = { positive: ["references", "positive"], negative: ["references", "negative"] };
   if (set) {
@@ -339,7 +344,7 @@ const TASKS = [
   },
 ];
 
-const GRAPH = { ".github/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["Words and images"] };
+const GRAPH = { "docs/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["Words and images"] };
 
 const ASIDES = {
   8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from host.graphs import klein
+from host.graphs import klein, node
 from host.server import HostError
 
 pytestmark = pytest.mark.host
@@ -75,8 +75,37 @@ def test_a_changed_prompt_or_seed_encodes_nothing(host):
 
 def test_odd_sizes_come_back_at_the_originals_size(host):
     Image.open(host.base / "input" / "image_2.png").resize((141, 93)).save(host.base / "input" / "odd.png")
-    for fit in ("bfl", "pad"):
+    for fit in ("crop", "pad"):
         assert picture(host, klein(["odd.png"], fit=fit)).shape == (93, 141, 3)
+
+
+def test_a_small_photograph_is_edited_larger_from_itself(host):
+    """Begun from the fitted image, at the enlarged photograph's size."""
+    graph = klein(["image_2.png"])
+    graph["references"]["inputs"] |= {"aspect_ratio": "enlarge_input_image", "aspect_ratio.megapixels": 0.0625}
+    graph["sigmas"]["inputs"]["denoise"] = 0.5
+    graph["begun"] = node("VAEEncode", pixels=["references", 4], vae=["load", 2])
+    graph["sample"]["inputs"]["latent_image"] = ["begun", 0]
+    edited = picture(host, graph)
+    width, height = Image.open(host.base / "input" / "image_2.png").size
+    assert edited.shape[0] > height and edited.shape[1] > width
+    assert abs(edited.shape[1] / edited.shape[0] - width / height) < 0.01
+
+
+def test_a_batch_begins_with_the_picture_that_is_made_alone(host):
+    graph = klein(["image_1.png"])
+    alone = picture(host, graph)
+    graph["references"]["inputs"]["batch_size"] = 2
+    first, second = (np.asarray(Image.open(path)) for path in host.pictures(host.run(graph)))
+    assert np.abs(first.astype(int) - alone).max() <= 1 and np.abs(second.astype(int) - alone).mean() > 1
+
+
+def test_without_image_1_nothing_is_made_of_the_fitted_image(host):
+    """ComfyUI shows its sentence on the screen and goes on with what else is in the graph."""
+    graph = klein([])
+    graph["begun"] = node("VAEEncode", pixels=["references", 4], vae=["load", 2])
+    graph["sample"]["inputs"]["latent_image"] = ["begun", 0]
+    assert host.pictures(host.run(graph)) == []
 
 
 def test_a_wrong_file_is_one_sentence(host):
