@@ -32,7 +32,7 @@ ASPECT_RATIOS = {
 class Fit(str, Enum):
     """How an image's sides become multiples of 16."""
 
-    BFL = "bfl"
+    CROP = "crop"
     PAD = "pad"
     MEGAPIXEL = "megapixel"
 
@@ -103,6 +103,12 @@ def refuse_extremes(size: Size) -> None:
             f"The image is {size} pixels, an aspect of {aspect:.1f}:1; FLUX.2 takes at most "
             f"{LARGEST_ASPECT}:1. Crop it first."
         )
+
+
+def enlarged(size: Size, megapixels: float) -> Size:
+    """The size at an area in units of 1024^2 pixels; as it is where it has that much, for nothing is made smaller."""
+    scale = math.sqrt(megapixels * MEGAPIXEL / size.area)
+    return Size(round(size.width * scale), round(size.height * scale)) if scale > 1 else size
 
 
 def _cap(size: Size, *, several: bool) -> Size:

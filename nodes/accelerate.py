@@ -31,7 +31,7 @@ class Klein9BAccelerate(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BAccelerate",
             display_name="Klein 9B Accelerate",
-            category="Klein 9B/Model",
+            category="Klein 9B/More",
             description=(
                 "Makes every step faster and takes less memory: passes over the picture's tokens are joined, on "
                 "kernels made for Klein where there is a GPU for them, and what nobody reads is not computed. It gains "

@@ -38,7 +38,7 @@ class Klein9BCast(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BCast",
             display_name="Klein 9B Cast",
-            category="Klein 9B/Conditioning",
+            category="Klein 9B/More",
             description=(
                 "Keeps people and things apart. A line of the prompt that begins with a place, such as "
                 '"left: image 2 in a red coat", is read only by that part of the picture, and so are the images it '

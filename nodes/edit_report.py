@@ -26,7 +26,7 @@ class Klein9BEditReport(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BEditReport",
             display_name="Klein 9B Edit Report",
-            category="Klein 9B/Image",
+            category="Klein 9B/More",
             description=(
                 "Compares an edit with its original: by how much it is shifted, zoomed and turned, how far its colours "
                 "drifted where nothing was to change, and what changed. Can put it back in place, lock its colours to "

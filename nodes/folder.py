@@ -45,7 +45,7 @@ class Klein9BFolder(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BFolder",
             display_name="Klein 9B Folder",
-            category="Klein 9B/Image",
+            category="Klein 9B/More",
             description=(
                 "Loads the photographs of a folder in ComfyUI's input folder, of whatever sizes. What is connected "
                 "behind it runs once for each, with the same prompt, seed and settings. A file that cannot be read is "

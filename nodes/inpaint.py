@@ -68,7 +68,7 @@ class Klein9BInpaint(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BInpaint",
             display_name="Klein 9B Inpaint",
-            category="Klein 9B/Conditioning",
+            category="Klein 9B",
             description=(
                 "Paints the marked part of a photograph anew, or beyond its sides. The photograph is image 1, without "
                 "what the mask covers, so that nothing of it shows through. A small mask is cut out with its "
@@ -201,7 +201,7 @@ class Klein9BInpaint(io.ComfyNode):
         sides = Sides(left, top, right, bottom)
         planned = _plan(image, mask, _area(area, megapixels), feather, sides)
         others = frames_in_order(images or {})
-        framed = frame_all(others, Fit.BFL, several=True)
+        framed = frame_all(others, Fit.CROP, several=True)
         refuse_references([planned.grid, *(one.placement.grid for one in framed)])
         pictures = [*_photographs(planned, show_source, strength), *_fitted(others, framed)]
         (samples, *latents), told = encode_all(vae, pictures)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..klein import file_names
 from ..klein.file_set import check_set
 from ..klein.variant import VARIANTS, decide_variant
 from .host.fits import watch
@@ -30,7 +31,7 @@ class Klein9BLoader(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BLoader",
             display_name="Klein 9B Loader",
-            category="Klein 9B/Loaders",
+            category="Klein 9B",
             description=(
                 "Loads the three files of FLUX.2 [klein] 9B. Each file's header is read first: a wrong pair, a "
                 "broken download or another model's file is named in one sentence before anything is loaded."
@@ -39,18 +40,18 @@ class Klein9BLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "diffusion_model",
-                    options=folder_paths.get_filename_list("diffusion_models"),
+                    **_files("diffusion_models", file_names.DIFFUSION_MODEL),
                     tooltip="The Klein 9B file from models/diffusion_models, such as flux-2-klein-9b-fp8.safetensors.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
-                    options=folder_paths.get_filename_list("text_encoders"),
+                    **_files("text_encoders", file_names.TEXT_ENCODER),
                     tooltip="Qwen3-8B from models/text_encoders, such as qwen_3_8b_fp8mixed.safetensors. The 4B "
                     "encoder belongs to Klein 4B and does not fit.",
                 ),
                 io.Combo.Input(
                     "vae",
-                    options=folder_paths.get_filename_list("vae"),
+                    **_files("vae", file_names.VAE),
                     tooltip="The FLUX.2 VAE from models/vae: flux2-vae.safetensors, or "
                     "full_encoder_small_decoder.safetensors, which decodes faster.",
                 ),
@@ -90,6 +91,12 @@ class Klein9BLoader(io.ComfyNode):
         show_text(cls, loaded.summary)
         clip = lazy_clip(encoder_path, folder_paths.get_folder_paths("embeddings"), loaded)
         return io.NodeOutput(model, clip, _load_vae(vae_path))
+
+
+def _files(folder: str, kind: file_names.Kind) -> dict[str, Any]:
+    """What is installed, Klein 9B's first, which is the default; where there is none, the file to get is."""
+    names = file_names.klein_first(folder_paths.get_filename_list(folder), kind)
+    return {"options": names, "default": file_names.first_choice(names, kind)}
 
 
 def _load_model(path: str) -> ModelPatcher:

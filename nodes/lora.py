@@ -10,6 +10,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..klein.checkpoint import AddOn, describe, identify
+from ..klein.file_names import LORA, klein_first
 from ..klein.lora import LoraPlan, not_placed, plan_lora, refuse_unplaced, summary, tensors_for_host
 from ..klein.lora_family import name_of
 from ..klein.lora_names import Place
@@ -38,7 +39,7 @@ class Klein9BLora(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BLora",
             display_name="Klein 9B LoRA",
-            category="Klein 9B/Loaders",
+            category="Klein 9B",
             description=(
                 "Adds a LoRA, LoHa or LoKr to a Klein 9B model, whichever trainer named its layers. Says how many "
                 "layers it changes, and names each one that it cannot place. Several nodes in a row add up."
@@ -52,7 +53,7 @@ class Klein9BLora(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "lora",
-                    options=folder_paths.get_filename_list("loras"),
+                    options=klein_first(folder_paths.get_filename_list("loras"), LORA),
                     tooltip="A .safetensors file from models/loras, trained on Klein 9B.",
                 ),
                 io.Float.Input(

@@ -31,7 +31,7 @@ class Klein9BNegative(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BNegative",
             display_name="Klein 9B Negative",
-            category="Klein 9B/Conditioning",
+            category="Klein 9B/More",
             description=(
                 "Makes a negative prompt work at a cfg of 1, where it is otherwise not read: the picture attends to "
                 "both prompts and is steered away from the negative one (normalized attention guidance). Costs 3 to "

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
+from ..klein import file_names
 from ..klein.framing import GRID, output_size, snap
 from ..klein.kv_store import Storage
 from ..klein.official_files import ENCODERS, MODELS, VAES, encoder_file, model_file, official, vae_file
@@ -43,7 +44,7 @@ class Klein9BPlan(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BPlan",
             display_name="Klein 9B Plan",
-            category="Klein 9B/Loaders",
+            category="Klein 9B/More",
             description=(
                 "Says what fits your graphics card, before anything is downloaded or loaded: what stays in VRAM, what "
                 "streams in every step, and the cheapest change that helps. Files that are not installed are there by "
@@ -54,17 +55,17 @@ class Klein9BPlan(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "diffusion_model",
-                    options=_options(_MODEL_FOLDERS, MODELS),
+                    options=_options(_MODEL_FOLDERS, MODELS, file_names.DIFFUSION_MODEL),
                     tooltip="An installed Klein 9B file, or an official one that you think of downloading.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
-                    options=_options(_ENCODER_FOLDERS, ENCODERS),
+                    options=_options(_ENCODER_FOLDERS, ENCODERS, file_names.TEXT_ENCODER),
                     tooltip="An installed Qwen3-8B file, or an official one. Klein needs 27 of its 36 layers.",
                 ),
                 io.Combo.Input(
                     "vae",
-                    options=_options(_VAE_FOLDERS, VAES),
+                    options=_options(_VAE_FOLDERS, VAES, file_names.VAE),
                     tooltip="An installed FLUX.2 VAE, or an official one. The small decoder takes less to decode.",
                 ),
                 io.Int.Input("width", tooltip="Width of the new picture in pixels.", **_SIDE),
@@ -161,9 +162,11 @@ class Klein9BPlan(io.ComfyNode):
         return io.NodeOutput(block_execution=why)
 
 
-def _options(folders: tuple[str, ...], files: Mapping[str, object]) -> list[str]:
-    """What is installed, then the official files under their plain names."""
-    return list(dict.fromkeys([*_installed(folders), *(f"{name}.safetensors" for name in files)]))
+def _options(folders: tuple[str, ...], files: Mapping[str, object], kind: file_names.Kind) -> list[str]:
+    """Klein 9B's that are installed, the official files under their plain names, then what else is installed."""
+    installed = file_names.klein_first(_installed(folders), kind)
+    ours = [name for name in installed if file_names.is_kleins(name, kind)]
+    return list(dict.fromkeys([*ours, *(f"{name}.safetensors" for name in files), *installed]))
 
 
 def _installed(folders: tuple[str, ...]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..klein.file_names import DIFFUSION_MODEL, TEXT_ENCODER, klein_first
 from ..klein.quantize import FORMAT, MADE_BY, CannotQuantize, Hear, new_size, plan_job, quantize
 from ..klein.quantize_report import Report
 from ..klein.tensor_file import UNFINISHED
@@ -34,7 +35,7 @@ class Klein9BQuantize(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BQuantize",
             display_name="Klein 9B Quantize",
-            category="Klein 9B/Loaders",
+            category="Klein 9B/More",
             description=(
                 "Makes an int8 file of a Klein 9B model or of its text encoder, in ComfyUI's own format "
                 "(int8_tensorwise with rotation): half the size of bf16, with products that an NVIDIA card since the "
@@ -180,9 +181,10 @@ def _check_host() -> None:
 
 
 def _installed() -> list[str]:
-    """With the folder before the name, since two folders may have the same."""
+    """With the folder before the name, since two folders may have the same. Klein 9B's come first."""
     listed = ((folder, name) for folder in _FOLDERS for name in folder_paths.get_filename_list(folder))
-    return [f"{folder}/{name}" for folder, name in listed if name.endswith(_ENDINGS)]
+    names = [f"{folder}/{name}" for folder, name in listed if name.endswith(_ENDINGS)]
+    return klein_first(names, DIFFUSION_MODEL, TEXT_ENCODER)
 
 
 def _this_pack() -> str:

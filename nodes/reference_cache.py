@@ -31,7 +31,7 @@ class Klein9BReferenceCache(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BReferenceCache",
             display_name="Klein 9B Reference Cache",
-            category="Klein 9B/Model",
+            category="Klein 9B/More",
             description=(
                 "Makes edits with klein-9b-kv faster: reference images are computed once and reused in every step, "
                 "and in every later run with the same references, whatever the prompt, seed or size. Exact: the "
@@ -51,7 +51,7 @@ class Klein9BReferenceCache(io.ComfyNode):
                     "reference. int8: about half of that, approximate. int4: less than a third, coarser.",
                 ),
                 io.Float.Input(
-                    "budget_gib",
+                    "memory_gib",
                     default=8.0,
                     min=0.0,
                     max=1024.0,
@@ -67,7 +67,7 @@ class Klein9BReferenceCache(io.ComfyNode):
                     "computed once in each run and everything is freed when it ends.",
                 ),
                 io.Boolean.Input(
-                    "untrained",
+                    "any_model",
                     default=False,
                     tooltip="Also cache on weights other than klein-9b-kv. They were not trained for it: the "
                     "picture is an approximation. Off: such a model passes through unchanged.",
@@ -91,24 +91,24 @@ class Klein9BReferenceCache(io.ComfyNode):
         cls,
         model: ModelPatcher,
         storage: str,
-        budget_gib: float,
+        memory_gib: float,
         keep: str,
-        untrained: bool,
+        any_model: bool,
         placement: str = Placement.AUTO.value,
     ) -> io.NodeOutput:
-        budget = int(budget_gib * GIB) if keep == BETWEEN_RUNS else 0
+        budget = int(memory_gib * GIB) if keep == BETWEEN_RUNS else 0
         settings = Settings(Storage(storage), budget, "", _shower(cls), Placement(placement))
         try:
-            return io.NodeOutput(cls._cached(model, settings, untrained))
+            return io.NodeOutput(cls._cached(model, settings, any_model))
         except MissingFromHost as error:
             show_text(cls, f"off: {step_aside(error)}")
             return io.NodeOutput(model)
 
     @classmethod
     @needs_host()
-    def _cached(cls, model: ModelPatcher, settings: Settings, untrained: bool) -> ModelPatcher:
+    def _cached(cls, model: ModelPatcher, settings: Settings, any_model: bool) -> ModelPatcher:
         doubt = untrained_because(model)
-        if doubt and not untrained:
+        if doubt and not any_model:
             show_text(cls, f"off: {doubt}")
             return model
         return with_cached_references(model, replace(settings, approximate=doubt))
@@ -135,13 +135,13 @@ def untrained_because(model: ModelPatcher) -> str:
     loaded = loaded_klein(model)
     if loaded is None:
         return (
-            "this model does not say whether it is klein-9b-kv. Load it with Klein 9B Loader, or switch untrained "
+            "this model does not say whether it is klein-9b-kv. Load it with Klein 9B Loader, or switch any_model "
             "on if you know that it is"
         )
     if loaded.variant.name != TRAINED:
         return (
             f"these weights are klein-9b {loaded.variant.name} ({loaded.variant.source}), not trained for cached "
-            "references. Load flux-2-klein-9b-kv, or switch untrained on for an approximation"
+            "references. Load flux-2-klein-9b-kv, or switch any_model on for an approximation"
         )
     return ""
 

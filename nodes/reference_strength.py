@@ -22,7 +22,7 @@ class Klein9BReferenceStrength(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BReferenceStrength",
             display_name="Klein 9B Reference Strength",
-            category="Klein 9B/Conditioning",
+            category="Klein 9B/More",
             description=(
                 "Sets how strongly one reference image counts, which parts of the new picture may look at it, which of "
                 "its own pixels count, and for how long. It acts in attention, so it can strengthen as well as weaken. "

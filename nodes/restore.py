@@ -18,7 +18,7 @@ class Klein9BRestore(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BRestore",
             display_name="Klein 9B Restore",
-            category="Klein 9B/Image",
+            category="Klein 9B",
             description=(
                 "Returns an edited picture to image 1's original pixel size and framing, so that it lies exactly "
                 "over the original: padding is removed, cropped edges are taken from the original, and nothing "

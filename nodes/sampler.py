@@ -28,7 +28,7 @@ class Klein9BSampler(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BSampler",
             display_name="Klein 9B Sampler",
-            category="Klein 9B/Sampling",
+            category="Klein 9B",
             description=(
                 "Chooses how noise is walked down to a picture: euler, one model call a step, or res_2s, two "
                 "calls a step and second order. Connect it to SamplerCustomAdvanced or SamplerCustom."

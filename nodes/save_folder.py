@@ -22,7 +22,7 @@ class Klein9BSaveFolder(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BSaveFolder",
             display_name="Klein 9B Save Folder",
-            category="Klein 9B/Image",
+            category="Klein 9B/More",
             description=(
                 "Saves each picture as PNG under the name of its photograph, in a folder in ComfyUI's output folder. A "
                 "file that is there is never replaced: a number goes behind the new name."

@@ -17,7 +17,7 @@ class Klein9BScheduler(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BScheduler",
             display_name="Klein 9B Scheduler",
-            category="Klein 9B/Sampling",
+            category="Klein 9B",
             description=(
                 "Decides how much noise is left after each step. FLUX.2 shifts its steps towards the noisy "
                 "end by the size of the picture, which is read from the latent."

@@ -31,7 +31,7 @@ class SegmindJobs(io.ComfyNode):
         return io.Schema(
             node_id="SegmindJobs",
             display_name="Segmind Jobs",
-            category="Klein 9B/Remote",
+            category="Klein 9B/Segmind",
             description=(
                 "Shows what Segmind Remote has sent from this machine: state, age, cost and the start of the prompt "
                 "of each job, and the balance of the account. Give it a request_id and it brings that job's picture "

@@ -46,7 +46,7 @@ class SegmindRemote(io.ComfyNode):
         return io.Schema(
             node_id="SegmindRemote",
             display_name="Segmind Remote",
-            category="Klein 9B/Remote",
+            category="Klein 9B/Segmind",
             description=(
                 "Makes the picture with Klein 9B on Segmind's servers, beside whatever your own GPU is doing. Each "
                 "picture costs about $0.04 and is never paid for twice: run the same inputs again after a timeout, "

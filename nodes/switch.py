@@ -27,7 +27,7 @@ class Klein9BSwitch(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BSwitch",
             display_name="Klein 9B Switch",
-            category="Klein 9B/Remote",
+            category="Klein 9B/Segmind",
             description=(
                 "Takes the picture from your own GPU or from Segmind Remote. The other lane does not run: it loads no "
                 "weight and sends nothing. It never spends unless you choose so, and an error on your GPU never "

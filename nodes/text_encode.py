@@ -32,7 +32,7 @@ class Klein9BTextEncode(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BTextEncode",
             display_name="Klein 9B Text Encode",
-            category="Klein 9B/Conditioning",
+            category="Klein 9B",
             description=(
                 "Turns the prompt into conditioning, exactly as CLIP Text Encode does but with the 27 layers of "
                 "Qwen3-8B that Klein reads, not all 36. A prompt is encoded once: the next time, after a restart "

@@ -32,7 +32,7 @@ class Klein9BTiles(io.ComfyNode):
         return io.Schema(
             node_id="Klein9BTiles",
             display_name="Klein 9B Tiles",
-            category="Klein 9B/Sampling",
+            category="Klein 9B/More",
             description=(
                 "Paints pictures larger than Klein was trained for, up to 4096x4096 and more, in the memory of one "
                 "tile. In every step each tile is painted with its own part of image 1, and with the further "

@@ -5,7 +5,7 @@ import crypto from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
 import { linksBehindNodes } from "./geometry.mjs";
-import { arrange, distantLinks, enclose, fold, lead } from "./layout.mjs";
+import { arrange, distantLinks, enclose, enter, fold, lead } from "./layout.mjs";
 import { openFrontend } from "./page.mjs";
 import { WORKFLOWS } from "./workflow_specs.mjs";
 
@@ -78,10 +78,10 @@ async function tallest(page) {
   await page.waitForTimeout(200);
 }
 
-async function layOut(page, spec, ids) {
+const place = (page, spec, ids) => page.evaluate(arrange, { spec, ids, between: BETWEEN, above: ABOVE });
+
+async function leadAll(page, spec, ids) {
   const own = spec.nodes.map((one) => ids[one.id]);
-  await tallest(page);
-  await page.evaluate(arrange, { spec, ids, between: BETWEEN, above: ABOVE });
   let taken = await page.evaluate(lead, { spec, ids, links: await page.evaluate(distantLinks, own), taken: [] });
   for (let round = 0; round < 4; round++) {
     const behind = await page.evaluate(linksBehindNodes, own);
@@ -90,6 +90,13 @@ async function layOut(page, spec, ids) {
     const links = [...new Set(behind.map((one) => one.id))];
     taken = await page.evaluate(lead, { spec, ids, links, taken });
   }
+  return taken;
+}
+
+async function layOut(page, spec, ids) {
+  await tallest(page);
+  await place(page, spec, ids);
+  const taken = await leadAll(page, spec, ids);
   const top = Math.min(-30, ...taken.map((lane) => lane.y ?? 0)) - 52;
   await page.evaluate(enclose, { spec, ids, top });
 }
@@ -97,9 +104,15 @@ async function layOut(page, spec, ids) {
 // Lays out what is folded into one node, folds it, and returns the spec of what is left, with that node in it.
 async function layOutInside(page, spec, ids) {
   const { node, columns } = spec.folded;
-  await layOut(page, { ...spec, columns, nodes: spec.nodes.filter((one) => one.inside) }, ids);
+  const inside = { ...spec, columns, nodes: spec.nodes.filter((one) => one.inside) };
+  await tallest(page);
+  await place(page, inside, ids);
   ids[node.id] = await page.evaluate(fold, { spec, ids });
-  return { ...spec, nodes: [...spec.nodes.filter((one) => !one.inside), node] };
+  await page.evaluate(enter, { id: ids[node.id] });
+  await leadAll(page, inside, ids);
+  await page.evaluate(enter, {});
+  const outside = spec.nodes.filter((one) => !one.inside);
+  return { ...spec, nodes: outside.flatMap((one) => (one.id === "plan" ? [node, one] : [one])) };
 }
 
 // Runs in the page: replaces what only the thumbnail shows, and returns both formats.
@@ -184,9 +197,10 @@ function tidy(ui, name, linearData) {
 }
 
 // The one node and what is in it, as the host offers it in the search.
-function blueprintOf(ui, { node, search_aliases }, ids, title) {
-  const one = structuredClone(ui.nodes.find((other) => other.id === ids[node.id]));
+function blueprintOf(ui, { node, search_aliases, category }, ids, title) {
+  const one = structuredClone(ui.nodes.find((other) => String(other.id) === String(ids[node.id])));
   Object.assign(one, { pos: [0, 0], order: 0 });
+  ui.definitions.subgraphs[0].category = category;
   for (const input of one.inputs) input.link = null;
   for (const output of one.outputs) output.links = [];
   const { frontendVersion } = ui.extra;
@@ -198,7 +212,7 @@ const write = (file, value) => fs.writeFileSync(file, JSON.stringify(value, null
 
 const { browser, page } = await openFrontend(url);
 page.on("pageerror", (error) => { throw error; });
-fs.mkdirSync(path.join(output, "api"), { recursive: true });
+for (const folder of ["api", "../subgraphs"]) fs.mkdirSync(path.join(output, folder), { recursive: true });
 for (const one of WORKFLOWS.filter((spec) => spec.name.includes(process.env.ONLY ?? ""))) {
   let spec = { columns: COLUMNS, ...one };
   const ids = await page.evaluate(build, { spec, hostVersion, noteColours: NOTE_COLOURS });

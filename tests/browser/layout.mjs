@@ -3,8 +3,8 @@
 // Stacks each column from the sizes that the frontend gives the nodes, then leads every link that would pass behind a
 // node it does not join through the free space between the nodes, by the frontend's own reroutes.
 export function arrange({ spec, ids, between, above }) {
-  const { app } = window;
-  const node = (one) => app.graph.getNodeById(ids[one.id]);
+  const { graph } = window.app.canvas;
+  const node = (one) => graph.getNodeById(ids[one.id]);
   const TITLE = 30;
   let x = 0;
   const columns = spec.columns.map((width, index) => {
@@ -34,11 +34,11 @@ export function arrange({ spec, ids, between, above }) {
 // Leads the links with these ids around the nodes: past each column between through its nearest gap, up and down in the
 // gutters. `taken` keeps the lanes apart.
 export function lead({ spec, ids, links, taken }) {
-  const { app } = window;
+  const { graph } = window.app.canvas;
   const TITLE = 30, CLEAR = 8, LANE = 10, FAR = 150;
   const columnOf = Object.fromEntries(spec.nodes.map((one) => [ids[one.id], one.column]));
   const column = (index) => {
-    const inside = spec.nodes.filter((one) => one.column === index).map((one) => app.graph.getNodeById(ids[one.id]));
+    const inside = spec.nodes.filter((one) => one.column === index).map((one) => graph.getNodeById(ids[one.id]));
     const walls = inside.map((node) => [node.pos[1] - TITLE - CLEAR, node.pos[1] + node.size[1] + CLEAR]);
     return { index, walls, left: inside[0].pos[0], right: inside[0].pos[0] + inside[0].size[0] };
   };
@@ -55,8 +55,8 @@ export function lead({ spec, ids, links, taken }) {
     return best.y;
   };
   for (const id of links) {
-    const link = app.graph.links.get(id);
-    const from = app.graph.getNodeById(link.origin_id), to = app.graph.getNodeById(link.target_id);
+    const link = graph.links.get(id);
+    const from = graph.getNodeById(link.origin_id), to = graph.getNodeById(link.target_id);
     const first = columnOf[from.id], last = columnOf[to.id];
     const start = from.getOutputPos(link.origin_slot)[1], end = to.getInputPos(link.target_slot)[1];
     const points = [];
@@ -78,7 +78,7 @@ export function lead({ spec, ids, links, taken }) {
       points.push([passed.right + 16, y]);
     }
     if (last === first + 1 || (last > first && Math.abs(end - y) > FAR)) turn(last, to.pos[0] - aside(last), end);
-    for (const point of points) app.graph.createReroute(point, link);
+    for (const point of points) graph.createReroute(point, link);
   }
   return taken;
 }
@@ -96,14 +96,14 @@ export function distantLinks(ids) {
 
 // A box around the nodes of each group, all from the same height on.
 export function enclose({ spec, ids, top }) {
-  const { app, LiteGraph } = window;
+  const { LiteGraph } = window, { graph } = window.app.canvas;
   for (const title of new Set(spec.nodes.map((one) => one.group).filter(Boolean))) {
-    const inside = spec.nodes.filter((one) => one.group === title).map((one) => app.graph.getNodeById(ids[one.id]));
+    const inside = spec.nodes.filter((one) => one.group === title).map((one) => graph.getNodeById(ids[one.id]));
     const left = Math.min(...inside.map((n) => n.pos[0])) - 18;
     const group = new LiteGraph.LGraphGroup(title);
     group.pos = [left, top];
     group.size = [Math.max(...inside.map((n) => n.pos[0] + n.size[0])) + 18 - left, Math.max(...inside.map((n) => n.pos[1] + n.size[1])) + 18 - top];
-    app.graph.add(group);
+    graph.add(group);
   }
 }
 
@@ -135,4 +135,10 @@ export async function fold({ spec, ids }) {
   subgraph.description = spec.folded.description;
   subgraph.category = spec.folded.category;
   return node.id;
+}
+
+// Shows what is inside the node with this id, or the whole graph again.
+export function enter({ id }) {
+  const { app } = window;
+  app.canvas.setGraph(id === undefined ? app.graph : app.graph.getNodeById(id).subgraph);
 }

@@ -34,7 +34,7 @@ class TestChinese:
         chinese.screenshot("node in Chinese")
         assert node["title"] == expected["display_name"]
         assert node["outputs"] == [one["name"] for one in expected["outputs"].values()]
-        for name in ("fit", "aspect_ratio", "megapixels"):
+        for name in ("fit", "aspect_ratio", "batch_size"):
             assert node["labels"][name] == expected["inputs"][name]["name"]
 
     def test_the_options_of_an_option_speak_it(self, chinese, words):

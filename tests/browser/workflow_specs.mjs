@@ -57,9 +57,15 @@ ${sizes(Object.values(files))}
 ${offered} The diffusion model is gated: sign in at [${gated}](${HUB}/${gated}) and accept the FLUX Non-Commercial License first.`;
 }
 
-function note(name, lines, files, cached) {
+// What each graph is besides; its slider is drawn by Nodes 2.0 alone.
+const APP = "*Enter app mode*, the button beside *Graph* at the top left, turns this into a form with one Run button.";
+const COMPARED = " *Before and after* has its slider there and in Nodes 2.0; the classic canvas shows the picture only.";
+
+function note(name, lines, files, { cached, compared } = {}) {
   const kept = cached ? "\n\nThe reference cache goes to RAM where VRAM is short." : "";
   return `${lines}
+
+${APP}${compared ? COMPARED : ""}
 
 ${filesNote(files, "*View details* on ComfyUI's warning offers each missing file.")}
 
@@ -88,10 +94,15 @@ const WRITE = { group: "2  Write", column: 2 };
 const RUN = { group: "3  Run", column: 3 };
 const RESULT = { group: "3  Run", column: 4 };
 
+// The area is asked for where the shape is a ratio.
+function sizeOf(aspect_ratio, megapixels) {
+  return aspect_ratio === "match_input_image" ? { aspect_ratio } : { aspect_ratio, "aspect_ratio.megapixels": megapixels };
+}
+
 // What joins the photographs to the prompt and gives the latent.
 const REFERENCES = (photographs, widgets) => ({
   type: "Klein9BReferences", title: photographs.length ? undefined : "Size of the picture", widgets,
-  app: widgets.aspect_ratio === "match_input_image" ? {} : { aspect_ratio: "Shape", megapixels: "Megapixels" },
+  app: widgets.aspect_ratio === "match_input_image" ? {} : { aspect_ratio: "Shape", "aspect_ratio.megapixels": "Megapixels" },
   from: Object.fromEntries(photographs.map((_, i) => [`images.image_${i + 1}`, [`image_${i + 1}`, "IMAGE"]])),
 });
 const INPAINT = (widgets) => ({ type: "Klein9BInpaint", height: 400, widgets, from: { image: ["image_1", "IMAGE"], mask: ["image_1", "MASK"] } });
@@ -142,11 +153,12 @@ function pictureNodes(picture, original, { title = "Picture", prefix = "Klein9B"
 // One graph, left to right: files, photographs and their plan, words, sampling, picture. `words` encodes the prompt,
 // `set` is what acts on the conditioning behind the references, `inpaint` paints the photograph instead, `reported` is
 // how Klein 9B Edit Report makes the last picture.
-function local({ name, subject, files, photographs, prompt, negative = "", words = TEXT_ENCODE, set, inpaint, steps, cfg, sampler, aspect_ratio, megapixels, cached, accelerated, lora, reported, pictures }) {
+function local({ name, subject, files, photographs, prompt, negative = "", words = TEXT_ENCODE, set, inpaint, steps, cfg, sampler, aspect_ratio, megapixels, cached, accelerated, lora, reported, compares = true, pictures }) {
   const edits = photographs.length > 0;
   const restores = inpaint || (edits && aspect_ratio === "match_input_image");
+  const sameSize = compares && restores && !inpaint?.widgets.left;
   const nodes = [
-    noteNode(note(name, subject, files, cached), 600),
+    noteNode(note(name, subject, files, { cached, compared: sameSize }), 600),
     loadNode(files),
   ];
   let before = "load"; // what the guider gets
@@ -155,7 +167,7 @@ function local({ name, subject, files, photographs, prompt, negative = "", words
     before = id;
   };
   if (lora) between("lora", "Klein9BLora", CHOOSE, 150, { lora, strength: 1 }, { lora: "LoRA file", strength: "Strength of the LoRA" });
-  const joined = inpaint ?? REFERENCES(photographs, { fit: "bfl", aspect_ratio, megapixels });
+  const joined = inpaint ?? REFERENCES(photographs, { fit: "crop", ...sizeOf(aspect_ratio, megapixels) });
   let conditioned = { positive: ["references", "positive"], negative: ["references", "negative"] };
   nodes.push(
     ...photographNodes(photographs),
@@ -185,22 +197,20 @@ function local({ name, subject, files, photographs, prompt, negative = "", words
   }
   nodes.push(planNode(files, photographs, lora, { cfg, reference_cache: cached ? "model dtype" : "off" }));
   const last = reported ? ["report", "image"] : restores ? ["restore", "image"] : ["decode", "IMAGE"];
-  const sameSize = restores && !(inpaint?.widgets.left);
   nodes.push(...pictureNodes(last, sameSize && ["image_1", "IMAGE"]));
   return { name, nodes, pictures, shown: reported ? ["3  Run"] : cached ? ["2  Write", "3  Run"] : edits ? ["1  Choose", "2  Write"] : ["2  Write", "3  Run"] };
 }
 
 // One photograph after the other out of a folder, each picture into another: the one-image edit with both ends replaced.
 function ofFolder(options) {
-  const one = local({ ...options, photographs: ["image_1.png"] });
+  const one = local({ ...options, photographs: ["image_1.png"], compares: false });
   const ends = {
     image_1: { id: "folder", type: "Klein9BFolder", ...CHOOSE, height: 200, widgets: { folder: "photographs", first: 1, most: 20 }, app: { folder: "Folder in ComfyUI/input", first: "Begin with photograph", most: "How many" }, from: { model: ["load", "model"] } },
     references: { from: { ...encoded(TEXT_ENCODE), vae: ["load", "vae"], "images.image_1": ["folder", "image"] } },
     guider: { from: { model: ["folder", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
     save: { type: "Klein9BSaveFolder", title: "Pictures", height: 480, shows: true, app: { folder: "Folder in ComfyUI/output" }, widgets: { folder: "edited" }, from: { image: ["restore", "image"], name: ["folder", "name"] } },
   };
-  const kept = one.nodes.filter((node) => node.id !== "compare");
-  return { ...one, nodes: kept.map((node) => (node.id === "image_1" ? ends.image_1 : { ...node, ...ends[node.id] })) };
+  return { ...one, nodes: one.nodes.map((node) => (node.id === "image_1" ? ends.image_1 : { ...node, ...ends[node.id] })) };
 }
 
 // A photograph scaled up, encoded, joined to the prompt as image 1 at that size, and painted anew in tiles.
@@ -287,7 +297,7 @@ function remote({ name, subject, photographs, widgets }) {
     columns: edits ? [400, 400, 400, 460] : [400, 400, 460],
     shown: edits ? ["1  Choose", "2  Write"] : ["2  Write", "3  Run"],
     nodes: [
-      noteNode(remoteNote(subject + NO_FILES, edits), 760),
+      noteNode(remoteNote(`${subject}\n\n${APP}${edits ? COMPARED : ""}${NO_FILES}`, edits), 760),
       ...photographNodes(photographs),
       remoteNode({ widgets, photographs, place }),
       ...remotePicture(edits && ["image_1", "IMAGE"]).map((node) => ({ ...node, column })),
@@ -302,7 +312,7 @@ function jobs({ name, subject, widgets }) {
     columns: [400, 460, 460],
     shown: ["1  Choose", "2  Run"],
     nodes: [
-      noteNode(subject, 560),
+      noteNode(`${subject}\n\n${APP}${NO_FILES}`, 560),
       { id: "jobs", type: "SegmindJobs", ...CHOOSE, widgets, app: { request_id: "request_id of a picture to fetch again", limit: "How many jobs to list" } },
       { id: "told", type: "PreviewAny", title: "Jobs", group: "2  Run", column: 2, height: 300, shows: true, from: { source: ["jobs", "jobs"] } },
       { id: "save", type: "PreviewImage", title: "Fetched again", group: "2  Run", column: 2, height: 300, shows: true, from: { images: ["jobs", "image"] } },
@@ -312,14 +322,14 @@ function jobs({ name, subject, widgets }) {
 
 // The same prompt, seed and images into both lanes: one text, one number, one set of photographs.
 function bothLanes({ name, subject, files, photographs, prompt }) {
-  const one = local({ ...DISTILLED, ...MATCH, name, subject, files, photographs, prompt });
+  const one = local({ ...DISTILLED, ...MATCH, name, subject, files, photographs, prompt, compares: false });
   const words = [
     { id: "number", type: "PrimitiveInt", title: "Seed, for both", ...WRITE, widgets: { value: 42 }, app: { value: "Seed" } },
     { id: "text", type: "PrimitiveStringMultiline", title: "Prompt, for both", ...WRITE, height: 200, widgets: { value: prompt }, app: { value: "What to make" } },
   ];
   const asked = { aspect_ratio: "match_input_image" };
   const from = { prompt: ["text", "STRING"], seed: ["number", "INT"] };
-  return one.nodes.filter((node) => node.id !== "compare").flatMap((node) => {
+  return one.nodes.flatMap((node) => {
     if (node.id === "note") return { ...node, height: 900, widgets: { "": remoteNote(note(name, subject, files), true) } };
     if (node.id === "prompt") return [...words, { ...node, widgets: {}, app: {}, from: { ...node.from, prompt: ["text", "STRING"] } }];
     if (node.id === "noise") return [{ ...node, widgets: {}, app: {}, from: { noise_seed: ["number", "INT"] } }, remoteNode({ place: RUN, widgets: asked, photographs, from })];
@@ -352,35 +362,68 @@ const MATCH = { aspect_ratio: "match_input_image", megapixels: 1 };
 const FOX = "A red fox standing in fresh snow at the edge of a birch forest, early morning light, its breath visible in the cold air, shallow depth of field, photograph";
 const NEGATIVE = "low quality, blurry, less details";
 const CFG_INTERVAL = "*Klein 9B Accelerate* makes each step faster and changes nothing of the picture as it is set here. With cfg_until 0.6 the last 7 of 20 steps do without the negative prompt and cost half: the picture is then another one, approximately the same.";
-const TWO_IMAGES = "Put the cup from image 2 into the hands of the woman in image 1. Keep her face, her suit and the light unchanged.";
+const TWO_IMAGES = "Put the main subject of image 2 into image 1, in the foreground, at a natural size and in the same light. Keep everything else in image 1 unchanged.";
 
 // One task on one card.
 const TASKS = [
   {
     ...SIZE, task: "text to image", photographs: [], prompt: FOX,
-    subject: "# Text to image, distilled\n\n4 steps at cfg 1. Write the prompt, choose shape and size on *Klein 9B References*, press Run.",
+    subject: "# Text to image, distilled\n\n4 steps at cfg 1. Write the prompt, choose shape and size, press Run.",
   },
   {
     ...MATCH, task: "edit one image", photographs: ["image_1.png"],
-    prompt: "Replace the background of image 1 with a quiet coastal cliff at overcast sunset. Keep the person, pose and light on the face unchanged.",
-    subject: "# Edit one image\n\nChoose a photograph, say what to change, press Run. The picture comes back at the photograph's own size and lies exactly over it; Klein itself works at up to 2024 by 2024 pixels, so a larger photograph loses detail.",
+    prompt: "Replace the background of image 1 with a quiet coastal cliff at overcast sunset. Keep the figure in front, its pose and its colours unchanged.",
+    subject: "# Edit one image\n\nChoose a photograph, say what to change, press Run; *example.png* is ComfyUI's own and stands there until you choose. The picture comes back at the photograph's own size and lies exactly over it; Klein itself works at up to 2024 by 2024 pixels, so a larger photograph loses detail.",
   },
   {
     ...MATCH, task: "edit two images", photographs: ["image_1.png", "image_2.png"], prompt: TWO_IMAGES,
-    subject: "# Edit with two images\n\nImage 1 is the photograph you edit, image 2 lends something. Call them *image 1* and *image 2* in the prompt and give each a role. The picture comes back at image 1's own size; Klein itself works at up to 1024 by 1024 pixels, so a larger photograph loses detail.",
+    subject: "# Edit with two images\n\nChoose two photographs, write a sentence, press Run; *example.png* is ComfyUI's own and stands there until you choose. Image 1 is the photograph you edit, image 2 lends something: call them *image 1* and *image 2* in the sentence and give each a role. The picture comes back at image 1's own size; Klein itself works at up to 1024 by 1024 pixels, so a larger photograph loses detail.",
   },
 ];
 
-const GRAPH = { ".github/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["1  Choose", "2  Write"] };
+const GRAPH = { "docs/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["1  Choose", "2  Write"] };
 
 const ASIDES = {
-  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
+  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: open the *Klein 9B* node by the button at its corner and put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
+};
+
+// A task with all that a beginner need not see folded into one node, which the node search offers too.
+function simple(one, { title, description, aliases, photographs, blueprint }) {
+  const outside = new Set(["note", "plan", "save", "compare", ...photographs.map((_, i) => `image_${i + 1}`)]);
+  const edits = photographs.length > 0;
+  const [write, run] = edits ? [WRITE, { group: "3  Run", column: 3 }] : [{ group: "1  Write", column: 1 }, { group: "2  Run", column: 2 }];
+  const place = { note: { column: 0 }, plan: { group: undefined, column: write.column }, save: run, compare: { ...run, height: 420 } };
+  const node = { id: "klein", type: "folded", ...write, height: 370, app: { prompt: "What to make", ...(!edits && { aspect_ratio: "Shape", "aspect_ratio.megapixels": "Megapixels" }), noise_seed: "Seed" } };
+  const size = edits ? [] : [["references", "aspect_ratio", "Shape"], ["references", "aspect_ratio.megapixels", "Megapixels"]];
+  return {
+    ...one,
+    columns: edits ? [380, 300, 380, 400] : [400, 400, 440],
+    shown: edits ? ["1  Choose", "2  Write"] : ["1  Write", "2  Run"],
+    nodes: one.nodes.map((other) => (outside.has(other.id) ? { ...other, ...place[other.id] } : { ...other, inside: true, group: undefined, column: other.column - 1 })),
+    folded: {
+      node, title, description, search_aliases: aliases, blueprint, category: "Klein 9B",
+      columns: COLUMNS_INSIDE, images: edits ? 3 : 0, on: "references",
+      asks: [["prompt", "prompt", "What to make"], ...size, ["noise", "noise_seed", "Seed"], ["load", "diffusion_model", "Model file"], ["load", "text_encoder", "Text encoder file"], ["load", "vae", "VAE file"]],
+    },
+  };
+}
+
+const COLUMNS_INSIDE = [400, 360, 270, 330];
+const EDIT_NODE = {
+  title: "Klein 9B edit", aliases: ["klein edit", "flux 2 klein 9b edit", "edit photograph"],
+  description: "Edits photographs with FLUX.2 [klein] 9B as the prompt says: files, up to three images, prompt and seed. The picture comes back at image 1's own size.",
+};
+const TEXT_NODE = {
+  title: "Klein 9B text to image", aliases: ["klein text to image", "flux 2 klein 9b text to image"],
+  description: "A new picture from a prompt with FLUX.2 [klein] 9B: files, prompt, shape, size and seed.",
 };
 
 function onCards({ task, subject, ...rest }) {
   return Object.entries(CARDS).map(([gb, files]) => {
     const pictures = task === "edit two images" && gb === "16" ? GRAPH : undefined;
-    return local({ ...DISTILLED, ...rest, name: `Klein 9B ${task} ${gb} GB`, subject: `${subject}\n\nFor a card with ${gb} GB.${ASIDES[gb] ?? ""}`, files, pictures });
+    const one = local({ ...DISTILLED, ...rest, name: `Klein 9B ${task} ${gb} GB`, subject: `${subject}\n\nFor a card with ${gb} GB.${ASIDES[gb] ?? ""}`, files, pictures });
+    const blueprint = gb === "16" && task !== "edit one image";
+    return simple(one, { ...(rest.photographs.length ? EDIT_NODE : TEXT_NODE), photographs: rest.photographs, blueprint });
   });
 }
 
@@ -403,7 +446,7 @@ export const WORKFLOWS = [
   local({
     ...DISTILLED, name: "Klein 9B combine four images", files: CARDS[16], aspect_ratio: "4:3", megapixels: 1, photographs: ["image_1.png", "image_2.png", "image_3.png", "image_4.png"],
     subject: "# Combine four images\n\nA new picture in a shape of its own, from up to ten images; connect the last one and another socket appears. Every image costs time and memory.",
-    prompt: "The woman from image 1 sits at a cafe table with the cup from image 2, the cat from image 3 on her lap, the rocket from image 4 seen through the window. One photograph, one light.",
+    prompt: "The main subjects of image 1, image 2, image 3 and image 4 together at a cafe table by a window. One photograph, one light.",
   }),
   local({
     ...DISTILLED, ...MATCH, name: "Klein 9B KV edit two images", files: FP8("flux-2-klein-9b-kv-fp8.safetensors"), cached: true, accelerated: true, photographs: ["image_1.png", "image_2.png"],
@@ -428,7 +471,7 @@ export const WORKFLOWS = [
   local({
     ...DISTILLED, ...MATCH, name: "Klein 9B edit with a report", files: CARDS[16], photographs: ["image_1.png"], reported: { undo_movement: true, lock_colors: true, only_changes: true, threshold: 5, feather: 16 },
     subject: "# An edit, and what it did\n\nThe one-image edit. *Klein 9B Edit Report* says by how much the edit is shifted, zoomed and turned against the photograph, how far the colours drifted where nothing was to change, and how much changed.\n\nAs it is set here, the edit is put back in place, its colours are locked to the photograph's, and only what changed is laid over it: every other pixel of the picture is the photograph's own. Switch the three off to see the edit as Klein made it.\n\nWhere structure that was only painted again is taken for change, raise *threshold*. The mask of what changed is the node's second output.",
-    prompt: "Give the woman in image 1 a green scarf. Keep everything else unchanged.",
+    prompt: "Give the figure in image 1 a green scarf. Keep everything else unchanged.",
   }),
   local({
     ...DISTILLED, ...SIZE, name: "Klein 9B negative prompt at cfg 1", files: CARDS[16], photographs: [], set: NEGATED(5),
@@ -439,17 +482,17 @@ export const WORKFLOWS = [
   local({
     ...DISTILLED, name: "Klein 9B cast two people", files: CARDS[16], aspect_ratio: "3:2", megapixels: 1, photographs: ["image_1.png", "image_5.png"], words: CAST,
     subject: "# Two people, each in a place of their own\n\nA line of the prompt that begins with a place and a colon is read by that part of the picture alone, and so is the image that it speaks of: here image 1 on the left, image 2 on the right. All other lines are read everywhere. The text under the node lists what it found.\n\nPlaces are *left*, *right*, *top*, *bottom*, their corners, *left third* and the like, or *mask 1* for one that you paint and connect. The help page of *Klein 9B Cast* has them all.",
-    prompt: "Two people sit side by side on a park bench in autumn and talk. One photograph, soft evening light.\nleft: the woman from image 1 in a red coat\nright: the man from image 2 in a green sweater",
+    prompt: "Two people sit side by side on a park bench in autumn and talk. One photograph, soft evening light.\nleft: the person from image 1 in a red coat\nright: the person from image 2 in a green sweater",
   }),
   local({
     ...DISTILLED, name: "Klein 9B inpaint", files: CARDS[16], photographs: ["painted.png"], inpaint: INPAINT({ area: "around the mask", megapixels: 1, feather: 16, strength: 1 }),
     subject: "# Paint a part of a photograph anew\n\nChoose a photograph, right-click *Image 1*, *Open in MaskEditor*, paint over what is to change, save, and say in the prompt what should be there. Press Run.\n\nThe model sees the photograph without what is under the mask, so nothing of it shows through. A small mask is cut out with its surroundings and painted at the model's full size; *Klein 9B Restore* puts it back and leaves every pixel beyond the feather as it was.",
-    prompt: "A grey cat sits in her arms and looks into the camera. The same light and the same lens as in the rest of image 1.",
+    prompt: "A grey cat that looks into the camera. The same light and the same lens as in the rest of image 1.",
   }),
   local({
     ...DISTILLED, name: "Klein 9B outpaint", files: CARDS[16], photographs: ["image_1.png"], inpaint: OUTPAINT({ area: "whole picture", megapixels: 1, feather: 16, strength: 1, left: 256, right: 256 }),
     subject: "# Make a photograph wider\n\nChoose a photograph, say on *Klein 9B Inpaint* by how many pixels it grows at each side, and in the prompt what the whole picture shows. Press Run.\n\nThe photograph itself stays, bit for bit, but for the feather along the sides that grow.",
-    prompt: "The woman from image 1 in a wide, bright hangar: the flag goes on to the left, the shuttle to the right. One photograph, one light.",
+    prompt: "Image 1 seen wider: its background goes on to the left and to the right as it is. One photograph, one light, one lens.",
   }),
   large({
     name: "Klein 9B large picture in tiles", files: CARDS[12], photographs: ["image_1.png"], megapixels: 16, steps: 4,
@@ -472,7 +515,7 @@ export const WORKFLOWS = [
   }),
   jobs({
     name: "Segmind jobs", widgets: { request_id: "", limit: 20 },
-    subject: "# What was sent to Segmind\n\nPress Run: the list shows each job of *Segmind Remote* on this machine, newest first, with its state, age, cost and prompt, and the balance of the account. It never pays for anything.\n\n## Fetch a picture again\n\nCopy a job's request_id from the list into *request_id* and press Run: its picture comes back, from this machine where it was kept, else from Segmind.\n\nThe key is read from where *Segmind Remote* reads it: the variable SEGMIND_API_KEY, or the only line of *ComfyUI/user/__segmind/segmind.key*. **Never type it into a widget.**" + NO_FILES,
+    subject: "# What was sent to Segmind\n\nPress Run: the list shows each job of *Segmind Remote* on this machine, newest first, with its state, age, cost and prompt, and the balance of the account. It never pays for anything.\n\n## Fetch a picture again\n\nCopy a job's request_id from the list into *request_id* and press Run: its picture comes back, from this machine where it was kept, else from Segmind.\n\nThe key is read from where *Segmind Remote* reads it: the variable SEGMIND_API_KEY, or the only line of *ComfyUI/user/__segmind/segmind.key*. **Never type it into a widget.**",
   }),
   sideBySide({
     name: "Klein 9B local and remote side by side", files: CARDS[16], photographs: ["image_1.png", "image_2.png"],

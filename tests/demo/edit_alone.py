@@ -51,7 +51,7 @@ class Scene:
     @classmethod
     def of(cls, photographs: Sequence[Image.Image]) -> Scene:
         several = len(photographs) > 1
-        placements = [place_image(Size(*one.size), Fit.BFL, several=several) for one in photographs]
+        placements = [place_image(Size(*one.size), Fit.CROP, several=several) for one in photographs]
         draw, grid = torch.Generator().manual_seed(42), placements[0].grid
         prompt = torch.randn(1, PROMPT_TOKENS, CONTEXT, generator=draw)
         noise = torch.randn(1, LATENT_CHANNELS, grid.height // 16, grid.width // 16, generator=draw)

@@ -111,7 +111,8 @@ def _on_photographs(graph: dict) -> dict:
         if mask := inpaint.get("mask"):
             graph[mask[0]]["inputs"]["image"] = PAINTED
     for sized in _inputs(graph, "Klein9BReferences") + _inputs(graph, "Klein9BInpaint"):
-        sized["megapixels"] = MEGAPIXELS
+        for name in sized.keys() & {"megapixels", "aspect_ratio.megapixels"}:
+            sized[name] = MEGAPIXELS
     return graph
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ADDRESS = "https://github.com/klein9b/klein9b"
+ADDRESS = "https://owner.invalid/klein9b"  # a name that nobody can register
 
 # What a user's runs and settings fill; the rest of a checkout is only read.
 OWN_FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")

@@ -80,6 +80,6 @@ def literals(text):
 
 
 def test_literals_are_found():
-    text = "bfl: at most 1024x1024 in models/vae. pad: flux2-vae.safetensors of FLUX.2, match_input_image."
-    expected = {"bfl", "pad", "1024x1024", "models/vae", "flux2-vae.safetensors", "FLUX.2", "match_input_image"}
+    text = "crop: at most 1024x1024 in models/vae. pad: flux2-vae.safetensors of FLUX.2, match_input_image."
+    expected = {"crop", "pad", "1024x1024", "models/vae", "flux2-vae.safetensors", "FLUX.2", "match_input_image"}
     assert literals(text) == expected

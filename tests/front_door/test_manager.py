@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from front_door.clean_host import ADDRESS, light_copy, manager_or_skip
-from front_door.packing import PACK
+from front_door.clean_host import light_copy, manager_or_skip
 from host.graphs import node
 from host.server import Host
 
@@ -109,7 +108,3 @@ def test_a_file_left_behind_would_be_seen(before, comfyui):
         assert tree(comfyui) != before
     finally:
         stray.unlink()
-
-
-def test_the_address_is_the_one_published():
-    assert f'Repository = "{ADDRESS}"' in (PACK / "pyproject.toml").read_text()

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import urllib.parse
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from host.checkout import PACK
 from host.server import SHIPPED as COPIED_BY_HOST_TESTS
 
 CODE = {"__init__.py", "klein", "kernels", "nodes", "remote"}
-READ_BY_THE_HOST = {"pyproject.toml", "requirements.txt", "workflows", "locales"}
-READ_BY_PEOPLE = {"README.md", "CHANGELOG.md", "LICENSE"}
+READ_BY_THE_HOST = {"pyproject.toml", "requirements.txt", "workflows", "subgraphs", "locales"}
+READ_BY_PEOPLE = {"README.md", "CHANGELOG.md", "LICENSE", "docs"}
+WORKSHOP = {"CONTRIBUTING.md", "benchmarks/README.md"}  # of the whole tree, as the README says there
 SHIPPED = CODE | READ_BY_THE_HOST | READ_BY_PEOPLE
 SUFFIXES = {".js", ".py", ".md", ".json", ".jpg", ".png", ".toml", ".txt", ""}
 
@@ -45,6 +47,20 @@ def test_the_archive_holds_what_runs_and_nothing_else(packed):
 def test_every_file_in_it_is_of_a_known_kind(packed):
     odd = [str(path.relative_to(packed)) for path in files(packed) if path.suffix not in SUFFIXES]
     assert not odd
+
+
+def links(page):
+    """What a page shows or leads to inside the pack, relative to its folder."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
+    return {urllib.parse.unquote(one) for one in found if not one.startswith(("http", "#"))}
+
+
+def test_what_its_pages_show_and_lead_to_is_in_it(packed):
+    pages = [packed / "README.md", *(packed / "docs").glob("*.md")]
+    assert len(links(packed / "README.md")) > 20
+    lost = {(page.name, one) for page in pages for one in links(page) if not (page.parent / one).exists()}
+    assert {one for _, one in lost} <= WORKSHOP
 
 
 def test_nothing_in_it_is_hidden_or_of_the_workshop(packed):

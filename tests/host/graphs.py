@@ -39,10 +39,12 @@ def klein(
     sampler: dict | None = None,
     megapixels: float = 0.0625,
     model: str = MODEL,
-    fit: str = "bfl",
+    fit: str = "crop",
 ) -> dict:
     """The pack's own graph: loader, references, scheduler, sampler, decode, restore, save."""
     sockets = {f"images.image_{i}": [f"photo_{i}", 0] for i in range(1, len(images) + 1)}
+    square = {"aspect_ratio": "1:1", "aspect_ratio.megapixels": megapixels}
+    sized = {"aspect_ratio": "match_input_image"} if images else square
     prompt_node = (
         node("ProbeConditioning", path=embeds) if embeds else node("CLIPTextEncode", clip=["load", 1], text=prompt)
     )
@@ -55,8 +57,7 @@ def klein(
             positive=["prompt", 0],
             vae=["load", 2],
             fit=fit,
-            aspect_ratio="match_input_image",
-            megapixels=megapixels,
+            **sized,
             **sockets,
         ),
         "sigmas": node("Klein9BScheduler", latent=["references", 2], steps=steps, denoise=1.0, shift="flux2"),

@@ -40,7 +40,7 @@ def accelerated(graph):
 
 
 def cached(graph):
-    kept = {"storage": "model dtype", "budget_gib": 8.0, "keep": "between runs", "untrained": True}
+    kept = {"storage": "model dtype", "memory_gib": 8.0, "keep": "between runs", "any_model": True}
     graph["cache"] = node("Klein9BReferenceCache", model=graph["guider"]["inputs"]["model"], **kept)
     return by(graph, ["cache", 0])
 

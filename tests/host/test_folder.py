@@ -43,7 +43,7 @@ def folder(host):
 
 
 def cached(graph, model):
-    kept = {"storage": "model dtype", "budget_gib": 8.0, "keep": "between runs", "untrained": False}
+    kept = {"storage": "model dtype", "memory_gib": 8.0, "keep": "between runs", "any_model": False}
     graph["cache"] = node("Klein9BReferenceCache", model=model, **kept)
     graph["guider"]["inputs"]["model"] = ["cache", 0]
     return graph

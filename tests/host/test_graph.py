@@ -75,7 +75,7 @@ def test_a_changed_prompt_or_seed_encodes_nothing(host):
 
 def test_odd_sizes_come_back_at_the_originals_size(host):
     Image.open(host.base / "input" / "image_2.png").resize((141, 93)).save(host.base / "input" / "odd.png")
-    for fit in ("bfl", "pad"):
+    for fit in ("crop", "pad"):
         assert picture(host, klein(["odd.png"], fit=fit)).shape == (93, 141, 3)
 
 

@@ -142,8 +142,8 @@ class TestHidden:
 
 def with_cache(made):
     made["cache"] = node(
-        "Klein9BReferenceCache", model=["load", 0], storage="model dtype", budget_gib=8.0, keep="between runs",
-        untrained=False,
+        "Klein9BReferenceCache", model=["load", 0], storage="model dtype", memory_gib=8.0, keep="between runs",
+        any_model=False,
     )  # fmt: skip
     made["guider"]["inputs"]["model"] = ["cache", 0]
     return made

@@ -243,6 +243,7 @@ def made_tiny(graph, host):
         text |= node("ProbeConditioning", path=str(host.base / "prompt.pt"))
     for references in nodes_of(graph, "Klein9BReferences"):
         if references["inputs"]["aspect_ratio"] != "match_input_image":
+            references["inputs"].pop("aspect_ratio.megapixels")
             references["inputs"] |= {"aspect_ratio": "custom", "aspect_ratio.width": 64, "aspect_ratio.height": 64}
     return made_small(graph, steps=1)
 

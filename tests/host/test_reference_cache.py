@@ -16,7 +16,7 @@ LINE = "Klein 9B Reference Cache: "
 def kv_edit(images, *, storage="model dtype", keep="between runs", model=KV_MODEL, **others):
     graph = klein(images, model=model, **others)
     graph["cache"] = node(
-        "Klein9BReferenceCache", model=["load", 0], storage=storage, budget_gib=8.0, keep=keep, untrained=False
+        "Klein9BReferenceCache", model=["load", 0], storage=storage, memory_gib=8.0, keep=keep, any_model=False
     )
     graph["guider"]["inputs"]["model"] = ["cache", 0]
     return graph

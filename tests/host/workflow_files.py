@@ -13,6 +13,12 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def all_nodes(workflow):
+    """Those on the canvas, and those folded into one of them."""
+    folded = workflow.get("definitions", {}).get("subgraphs", [])
+    return workflow["nodes"] + [one for subgraph in folded for one in subgraph["nodes"]]
+
+
 def twin(path):
     """The same graph in API format."""
     return path.parent / "api" / path.name
@@ -29,10 +35,10 @@ def made_small(graph, *, steps=4):
     for inpaint in nodes_of(graph, "Klein9BInpaint"):
         if mask := inpaint["inputs"].get("mask"):
             graph[mask[0]]["inputs"]["image"] = PAINTED
-    for sized in nodes_of(graph, "Klein9BReferences") + nodes_of(graph, "Klein9BInpaint"):
-        sized["inputs"]["megapixels"] = 0.06
-    for scaled in nodes_of(graph, "ImageScaleToTotalPixels"):
-        scaled["inputs"]["megapixels"] = 0.15
+    for kind, area in (("Klein9BReferences", 0.06), ("Klein9BInpaint", 0.06), ("ImageScaleToTotalPixels", 0.15)):
+        for sized in nodes_of(graph, kind):
+            for name in sized["inputs"].keys() & {"megapixels", "aspect_ratio.megapixels"}:
+                sized["inputs"][name] = area
     for tiles in nodes_of(graph, "Klein9BTiles"):
         tiles["inputs"] |= {"tile_size": 256, "overlap": 64}
     for sigmas in nodes_of(graph, "Klein9BScheduler"):

@@ -12,6 +12,7 @@ from klein9b.klein.framing import (
     Placement,
     Size,
     UnusableImage,
+    enlarged,
     fit_image,
     output_size,
     place_image,
@@ -42,10 +43,10 @@ class TestPlacement:
     @pytest.mark.parametrize(
         ("size", "fit", "several", "scaled", "grid"),
         [
-            (Size(512, 512), Fit.BFL, False, Size(512, 512), Size(512, 512)),
-            (Size(1920, 1080), Fit.BFL, True, Size(1365, 768), Size(1360, 768)),
-            (Size(1920, 1080), Fit.BFL, False, Size(1920, 1080), Size(1920, 1072)),
-            (Size(4032, 3024), Fit.BFL, False, Size(2337, 1752), Size(2336, 1744)),
+            (Size(512, 512), Fit.CROP, False, Size(512, 512), Size(512, 512)),
+            (Size(1920, 1080), Fit.CROP, True, Size(1365, 768), Size(1360, 768)),
+            (Size(1920, 1080), Fit.CROP, False, Size(1920, 1080), Size(1920, 1072)),
+            (Size(4032, 3024), Fit.CROP, False, Size(2337, 1752), Size(2336, 1744)),
             (Size(1920, 1080), Fit.PAD, True, Size(1365, 768), Size(1376, 768)),
             (Size(100, 80), Fit.PAD, True, Size(100, 80), Size(112, 80)),
             (Size(1920, 1080), Fit.MEGAPIXEL, True, Size(1365, 768), Size(1360, 768)),
@@ -78,10 +79,10 @@ class TestPlacement:
     )
     def test_extremes_are_refused_in_a_sentence(self, size, words):
         with pytest.raises(UnusableImage, match=words):
-            place_image(size, Fit.BFL, several=False)
+            place_image(size, Fit.CROP, several=False)
 
     def test_the_limits_themselves_are_allowed(self):
-        assert place_image(Size(64, 512), Fit.BFL, several=True).grid == Size(64, 512)
+        assert place_image(Size(64, 512), Fit.CROP, several=True).grid == Size(64, 512)
 
 
 class TestOutputSize:
@@ -93,6 +94,16 @@ class TestOutputSize:
         assert size.width % 16 == size.height % 16 == 0
         assert size.area == pytest.approx(megapixels * 1024**2, rel=0.06)
         assert size.width / size.height == pytest.approx(across / down, rel=0.06)
+
+    @pytest.mark.parametrize("size", [Size(512, 512), Size(300, 200), Size(64, 400)])
+    def test_enlarged_keeps_the_shape_to_a_pixel(self, size):
+        larger = enlarged(size, 1.0)
+        assert larger.area == pytest.approx(1024**2, rel=0.005)
+        assert larger.width == pytest.approx(larger.height * size.width / size.height, abs=larger.width / 400)
+
+    @pytest.mark.parametrize("size", [Size(1024, 1024), Size(4000, 3000)])
+    def test_nothing_is_made_smaller_by_enlarging(self, size):
+        assert enlarged(size, 1.0) == size
 
     def test_one_megapixel_square(self):
         assert output_size("1:1", 1.0) == Size(1024, 1024)
@@ -151,7 +162,7 @@ class TestDiffusers:
         processing = pytest.importorskip("diffusers.pipelines.flux2.image_processor")
         processor = processing.Flux2ImageProcessor(vae_scale_factor=16, vae_latent_channels=32)
         picture = photograph("astronaut").resize(size, Image.Resampling.BICUBIC)
-        placement = place_image(Size(*size), Fit.BFL, several=True)
+        placement = place_image(Size(*size), Fit.CROP, several=True)
         ours = fit_image(as_array(picture), placement)
 
         processor.check_image_input(picture)
@@ -165,7 +176,7 @@ class TestDiffusers:
 
     def test_a_single_large_reference_differs_by_design(self):
         """BFL caps one reference at 2024^2 pixels, diffusers at 1024^2."""
-        assert place_image(Size(1400, 1100), Fit.BFL, several=False).scaled == Size(1400, 1100)
+        assert place_image(Size(1400, 1100), Fit.CROP, several=False).scaled == Size(1400, 1100)
 
 
 def local_shift(before, after, *, tile=48):
@@ -209,12 +220,12 @@ class TestRestore:
 
     def test_a_wrong_offset_would_be_seen(self):
         original = marked_photograph(1279, 721)
-        placement = place_image(Size(1279, 721), Fit.BFL, several=True)
+        placement = place_image(Size(1279, 721), Fit.CROP, several=True)
         fitted = fit_image(original, placement)
         wrong = Placement(placement.original, placement.scaled, placement.grid, placement.left + 2, placement.top)
         assert local_shift(original, restore_image(fitted, original, wrong)) > 1
 
-    @pytest.mark.parametrize("fit", [Fit.BFL, Fit.PAD])
+    @pytest.mark.parametrize("fit", [Fit.CROP, Fit.PAD])
     def test_unscaled_images_come_back_bit_exact(self, fit):
         original = stretched("coffee", 503, 397)
         placement = place_image(Size(503, 397), fit, several=True)
@@ -222,7 +233,7 @@ class TestRestore:
 
     def test_cropped_edges_are_the_originals(self):
         original = stretched("coffee", 503, 397)
-        placement = place_image(Size(503, 397), Fit.BFL, several=True)
+        placement = place_image(Size(503, 397), Fit.CROP, several=True)
         restored = restore_image(np.zeros((384, 496, 3), np.float32), original, placement)
         assert np.array_equal(restored[:6], original[:6])
         assert restored[6:390, 3:499].max() == 0
@@ -230,7 +241,7 @@ class TestRestore:
 
     def test_an_enlarged_picture_is_laid_back(self):
         original = marked_photograph(512, 512)
-        placement = place_image(Size(512, 512), Fit.BFL, several=True)
+        placement = place_image(Size(512, 512), Fit.CROP, several=True)
         twice = resample(original, Size(1024, 1024))
         assert local_shift(original, restore_image(twice, original, placement)) <= 0.5
 
@@ -238,7 +249,7 @@ class TestRestore:
     @pytest.mark.parametrize("rounded", [round, int])
     def test_an_upscaler_that_rounds_both_sides_is_laid_back(self, scale, rounded):
         original = marked_photograph(511, 767)
-        placement = place_image(Size(511, 767), Fit.BFL, several=True)
+        placement = place_image(Size(511, 767), Fit.CROP, several=True)
         size = Size(rounded(placement.grid.width * scale), rounded(placement.grid.height * scale))
         enlarged = resample(fit_image(original, placement), size)
         restored = restore_image(enlarged, original, placement)
@@ -247,14 +258,14 @@ class TestRestore:
 
     def test_one_grid_step_more_is_another_shape(self):
         original = np.zeros((2048, 2048, 3), np.float32)
-        placement = place_image(Size(2048, 2048), Fit.BFL, several=False)
+        placement = place_image(Size(2048, 2048), Fit.CROP, several=False)
         wider = np.zeros((placement.grid.height, placement.grid.width + 16, 3), np.float32)
         with pytest.raises(UnusableImage, match="cannot be laid"):
             restore_image(wider, original, placement)
 
     def test_another_shape_is_refused_with_the_way_out(self):
         original = stretched("coffee", 503, 397)
-        placement = place_image(Size(503, 397), Fit.BFL, several=True)
+        placement = place_image(Size(503, 397), Fit.CROP, several=True)
         with pytest.raises(UnusableImage, match="is 512x512 but image 1 was fitted to 496x384"):
             restore_image(np.zeros((512, 512, 3), np.float32), original, placement)
 

@@ -84,3 +84,25 @@ def test_swapped_slots_are_named(models, loaded_files):
     with pytest.raises(ValueError, match="text_encoder"):
         check_set(models / "text_encoders" / standins.TEXT_ENCODER, folder / MODEL, models / "vae" / VAE)
     assert loaded_files == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "first"),
+    [
+        (("aura.safetensors", "flux-2-klein-4b.safetensors", BASE, MODEL), MODEL),
+        (("flux-2-klein-4b.safetensors", "mine klein 9b.safetensors"), "mine klein 9b.safetensors"),
+        (("flux-2-klein-4b.safetensors",), "flux-2-klein-9b-fp8.safetensors"),
+        ((), "flux-2-klein-9b-fp8.safetensors"),
+    ],
+    ids=["official", "by its name", "a 4B alone", "nothing"],
+)
+def test_a_new_loader_never_chooses_another_model(comfy_host, monkeypatch, installed, first):
+    """By names alone: not a byte of a file is read when the definitions are asked for."""
+    import folder_paths
+
+    from klein9b.nodes.loader import Klein9BLoader
+
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: list(installed))
+    _, about = Klein9BLoader.INPUT_TYPES()["required"]["diffusion_model"]
+    assert about["default"] == first and sorted(about["options"]) == sorted(installed)
+    assert not installed or first == about["options"][0] or len(installed) == 1

@@ -202,7 +202,7 @@ def test_files_are_listed_with_their_folder_and_only_those_it_reads(run, folders
     save_file({"a": torch.zeros(1)}, folders / "diffusion_models" / "inner" / "b.safetensors")
     save_file({"a": torch.zeros(1)}, folders / "text_encoders" / MODEL)
     assert Klein9BQuantize.INPUT_TYPES()["required"]["file"][1]["options"] == [
-        f"diffusion_models/{MODEL}", "diffusion_models/inner/b.safetensors", f"text_encoders/{MODEL}",
+        f"diffusion_models/{MODEL}", f"text_encoders/{MODEL}", "diffusion_models/inner/b.safetensors",
     ]  # fmt: skip
 
 

@@ -14,9 +14,9 @@ def node(comfy_host, monkeypatch):
     shown = []
     monkeypatch.setattr(reference_cache, "show_text", lambda _, text: shown.append(text))
 
-    def run(model, *, storage="model dtype", budget_gib=8.0, keep="between runs", untrained=False, **others):
+    def run(model, *, storage="model dtype", memory_gib=8.0, keep="between runs", any_model=False, **others):
         execute = reference_cache.Klein9BReferenceCache.execute
-        (out,) = execute(model, storage, budget_gib, keep, untrained, **others).args
+        (out,) = execute(model, storage, memory_gib, keep, any_model, **others).args
         return out
 
     run.shown = shown
@@ -57,19 +57,19 @@ def test_other_weights_pass_through_and_are_told_how(node, variant, why):
     model = klein(variant)
     assert node(model) is model
     (text,) = node.shown
-    assert text.startswith("off: ") and why in text and "flux-2-klein-9b-kv" in text and "untrained" in text
+    assert text.startswith("off: ") and why in text and "flux-2-klein-9b-kv" in text and "any_model" in text
 
 
 def test_an_unknown_model_passes_through_and_is_told_how(node):
     model = klein(None)
     assert node(model) is model
     (text,) = node.shown
-    assert "Klein 9B Loader" in text and "untrained" in text
+    assert "Klein 9B Loader" in text and "any_model" in text
 
 
 @pytest.mark.parametrize("variant", ["distilled", "base", None])
-def test_untrained_on_is_labelled_approximate(node, variant):
-    out = node(klein(variant), untrained=True)
+def test_any_model_on_is_labelled_approximate(node, variant):
+    out = node(klein(variant), any_model=True)
     edit(out, refs(), steps=1)
     assert "approximate: " in node.shown[-1]
 
@@ -90,7 +90,7 @@ def test_between_runs_and_this_run(node):
 def test_another_node_on_the_same_model_shares_what_is_kept(node):
     model = klein("kv")
     edit(node(model), refs(), steps=1)
-    edit(node(model, budget_gib=4.0), refs(), steps=1)
+    edit(node(model, memory_gib=4.0), refs(), steps=1)
     assert outcomes(node.shown) == ["miss", "hit"]
 
 
@@ -130,10 +130,10 @@ def test_an_added_reference_is_said(node):
 
 def test_a_budget_that_is_too_small_is_said(node):
     model = klein("kv")
-    small = node(model, budget_gib=1e-5)
+    small = node(model, memory_gib=1e-5)
     for _ in range(2):
         edit(small, refs(), steps=1)
-        assert node.shown[-1].startswith("miss") and "raise budget_gib to keep them" in node.shown[-1]
+        assert node.shown[-1].startswith("miss") and "raise memory_gib to keep them" in node.shown[-1]
     for enough in (node(model), node(model, keep="this run")):
         edit(enough, refs(), steps=1)
         assert "budget" not in node.shown[-1]

@@ -22,7 +22,7 @@ def joined(comfy_host):
 
     prompt = [[torch.ones(1, 512, 16), {}]]
     images = {"image_1": photo("coffee"), "image_2": photo("astronaut")}
-    options = {"fit": "bfl", "aspect_ratio": {"aspect_ratio": "1:1"}, "megapixels": 1.0}
+    options = {"fit": "crop", "aspect_ratio": {"aspect_ratio": "1:1", "megapixels": 1.0}}
     return Klein9BReferences.execute(prompt, CountingVae(), images=images, **options).args[:2]
 
 

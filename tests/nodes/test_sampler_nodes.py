@@ -267,6 +267,6 @@ def test_every_input_and_output_is_explained(node, scheduler):
         schema = cls.define_schema()
         schema.validate()
         assert schema.node_id == cls.__name__
-        assert schema.description and schema.search_aliases and schema.category == "Klein 9B/Sampling"
+        assert schema.description and schema.search_aliases and schema.category == "Klein 9B"
         for socket in [entry for each in schema.inputs for entry in each.get_all()] + schema.outputs:
             assert socket.tooltip, socket.id

@@ -253,7 +253,7 @@ class TestReferences:
             latent_channels = 128
 
         card(10 * 2**20)
-        inputs = {"aspect_ratio": {"aspect_ratio": "match_input_image"}, "fit": "bfl", "megapixels": 1.0}
+        inputs = {"aspect_ratio": {"aspect_ratio": "match_input_image"}, "fit": "crop"}
         frames = {"image_1": torch.rand(40, 128, 128, 3)}
         with pytest.raises(DoesNotFit, match="40 references"):
             Klein9BReferences.execute(positive=conditioning(prompt(), ()), vae=Vae(), images=frames, **inputs)

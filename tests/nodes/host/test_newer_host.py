@@ -122,7 +122,7 @@ def test_the_cache_says_under_the_node_why_it_is_off(comfy_host, told, monkeypat
     monkeypatch.setattr(reference_cache, "show_text", lambda _, text: shown.append(text))
     monkeypatch.delattr(comfy.patcher_extension, "WrappersMP")
     model = klein_model()
-    settings = {"storage": "model dtype", "budget_gib": 8.0, "keep": "between runs", "untrained": True}
+    settings = {"storage": "model dtype", "memory_gib": 8.0, "keep": "between runs", "any_model": True}
     assert reference_cache.Klein9BReferenceCache.execute(model, **settings).args == (model,)
     assert shown == [f"off: {told('comfy.patcher_extension.WrappersMP').removesuffix('.')}"]
 
