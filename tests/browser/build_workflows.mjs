@@ -1,15 +1,21 @@
 // Writes workflows/*.json, their API twins and the documents' pictures of them from the specs, all by the real frontend.
-// Usage: node build_workflows.mjs URL OUTPUT_FOLDER PACK_FOLDER VERSION HOST_VERSION
+// Usage: node build_workflows.mjs URL OUTPUT_FOLDER PACK_FOLDER HOST_VERSION
 import crypto from "node:crypto";
 import fs from "node:fs";
 import path from "node:path";
+import { linksBehindNodes } from "./geometry.mjs";
+import { arrange, distantLinks, enclose, enter, fold, lead } from "./layout.mjs";
 import { openFrontend } from "./page.mjs";
 import { WORKFLOWS } from "./workflow_specs.mjs";
 
-const [url, output, pack, version, hostVersion] = process.argv.slice(2);
+const [url, output, pack, hostVersion] = process.argv.slice(2);
 
-// Runs in the page: builds one graph from its spec and returns both formats.
-async function build({ spec, version, hostVersion }) {
+const COLUMNS = [400, 400, 360, 270, 330];
+const BETWEEN = 60, ABOVE = 26; // pixels from column to column, and from node to title
+const NOTE_COLOURS = { color: "#222b33", bgcolor: "#14181c" };
+
+// Runs in the page: makes the nodes of a spec and their links; returns the nodes' ids.
+async function build({ spec, hostVersion, noteColours }) {
   const { app, LiteGraph } = window;
   await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], last_node_id: 0, last_link_id: 0 }, true, true, null);
   const made = {};
@@ -18,11 +24,13 @@ async function build({ spec, version, hostVersion }) {
     if (!node) throw new Error(`no node type ${one.type}`);
     app.graph.add(node);
     made[one.id] = node;
-    node.pos = [...one.pos];
+    node.setSize([(one.inside ? spec.folded : spec).columns[one.column], node.size[1]]);
+    node.pos = [one.inside ? 0 : -4000, 0];
     if (one.title) node.title = one.title;
+    if (one.type === "MarkdownNote") Object.assign(node, noteColours);
     const own = one.type.startsWith("Klein9B") || one.type.startsWith("Segmind");
-    node.properties.cnr_id = own ? "klein9b" : "comfy-core";
-    node.properties.ver = own ? version : hostVersion;
+    if (!own) node.properties.cnr_id = "comfy-core";
+    if (!own) node.properties.ver = hostVersion;
     if (one.models) node.properties.models = one.models;
     for (const [name, value] of Object.entries(one.widgets ?? {})) {
       const widget = name === "" ? node.widgets[0] : node.widgets.find((w) => w.name === name);
@@ -42,6 +50,13 @@ async function build({ spec, version, hostVersion }) {
       await new Promise((done) => setTimeout(done, 20));
     }
   }
+  for (const one of spec.nodes) {
+    for (const [name, label] of Object.entries(one.app ?? {})) {
+      const input = made[one.id].inputs.find((i) => i.widget?.name === name);
+      if (!input) throw new Error(`${one.type} has no widget ${name} to ask for in the app`);
+      input.label = made[one.id].widgets.find((w) => w.name === name).label = label;
+    }
+  }
   // A node that shows a picture grows when it is drawn with that.
   app.canvas.ds.scale = 0.2;
   app.canvas.ds.offset = [100, 100];
@@ -50,26 +65,61 @@ async function build({ spec, version, hostVersion }) {
   for (let tries = 0; tries < 600 && waits(); tries++) await new Promise((done) => setTimeout(done, 50));
   if (waits()) throw new Error(`a photograph of ${spec.name} did not come`);
   app.canvas.draw(true, true);
-  for (const one of spec.nodes) {
-    const least = made[one.id].computeSize();
-    made[one.id].setSize([Math.max(one.size[0], least[0]), Math.max(one.size[1], least[1])]);
+  return Object.fromEntries(Object.entries(made).map(([id, node]) => [id, node.id]));
+}
+
+// Both drawings give a node its least size: the larger one counts, so that nothing overlaps in either.
+async function tallest(page) {
+  const vue = (on) => page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), on);
+  await vue(true);
+  await page.waitForTimeout(700);
+  await vue(false);
+  await page.waitForTimeout(200);
+}
+
+const place = (page, spec, ids) => page.evaluate(arrange, { spec, ids, between: BETWEEN, above: ABOVE });
+
+async function leadAll(page, spec, ids) {
+  const own = spec.nodes.map((one) => ids[one.id]);
+  let taken = await page.evaluate(lead, { spec, ids, links: await page.evaluate(distantLinks, own), taken: [] });
+  for (let round = 0; round < 4; round++) {
+    const behind = await page.evaluate(linksBehindNodes, own);
+    if (!behind.length) break;
+    if (round === 3) throw new Error(`${spec.name}: ${behind.map((one) => `${one.link} behind ${one.node}`).join(", ")}`);
+    const links = [...new Set(behind.map((one) => one.id))];
+    taken = await page.evaluate(lead, { spec, ids, links, taken });
   }
-  for (const title of new Set(spec.nodes.map((one) => one.group).filter(Boolean))) {
-    const inside = spec.nodes.filter((one) => one.group === title).map((one) => made[one.id]);
-    const left = Math.min(...inside.map((n) => n.pos[0])) - 20, top = Math.min(...inside.map((n) => n.pos[1])) - 85;
-    const group = new LiteGraph.LGraphGroup(title);
-    group.pos = [left, top];
-    group.size = [Math.max(...inside.map((n) => n.pos[0] + n.size[0])) + 20 - left, Math.max(...inside.map((n) => n.pos[1] + n.size[1])) + 20 - top];
-    app.graph.add(group);
-  }
+  return taken;
+}
+
+async function layOut(page, spec, ids) {
+  await tallest(page);
+  await place(page, spec, ids);
+  const taken = await leadAll(page, spec, ids);
+  const top = Math.min(-30, ...taken.map((lane) => lane.y ?? 0)) - 52;
+  await page.evaluate(enclose, { spec, ids, top });
+}
+
+// Lays out what is folded into one node, folds it, and returns the spec of what is left, with that node in it.
+async function layOutInside(page, spec, ids) {
+  const { node, columns } = spec.folded;
+  const inside = { ...spec, columns, nodes: spec.nodes.filter((one) => one.inside) };
+  await tallest(page);
+  await place(page, inside, ids);
+  ids[node.id] = await page.evaluate(fold, { spec, ids });
+  await page.evaluate(enter, { id: ids[node.id] });
+  await leadAll(page, inside, ids);
+  await page.evaluate(enter, {});
+  const outside = spec.nodes.filter((one) => !one.inside);
+  return { ...spec, nodes: outside.flatMap((one) => (one.id === "plan" ? [node, one] : [one])) };
 }
 
 // Runs in the page: replaces what only the thumbnail shows, and returns both formats.
-async function save({ spec }) {
+async function save({ spec, ids }) {
   const { app } = window;
-  const nodes = app.graph.nodes;
-  spec.nodes.forEach((one, i) => {
-    for (const [name, value] of Object.entries(one.placeholder ?? {})) nodes[i].widgets.find((w) => w.name === name).value = value;
+  spec.nodes.forEach((one) => {
+    const node = app.graph.getNodeById(ids[one.id]);
+    for (const [name, value] of Object.entries(one.placeholder ?? {})) node.widgets.find((w) => w.name === name).value = value;
   });
   return { ui: app.graph.serialize(), api: (await app.graphToPrompt()).output };
 }
@@ -96,7 +146,9 @@ async function photograph(page, file, what) {
   await page.screenshot({ path: file, type: "jpeg", quality: 85, clip });
 }
 
-const KEPT = ["id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties", "widgets_values"];
+const KEPT = ["id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties", "widgets_values", "color", "bgcolor"];
+
+const VIEW = { scale: 0.6, offset: [150, 220] }; // clear of the bars at the top and the side
 
 // The same workflow keeps its id over rebuilds.
 function idOf(name) {
@@ -104,23 +156,65 @@ function idOf(name) {
   return [hash.slice(0, 8), hash.slice(8, 12), `4${hash.slice(13, 16)}`, `8${hash.slice(17, 20)}`, hash.slice(20, 32)].join("-");
 }
 
-function tidy(ui, name) {
-  for (const node of ui.nodes) {
+// What ComfyUI's app mode shows of a graph: the widgets that a person sets, and the pictures.
+function appOf(spec, ids) {
+  return {
+    inputs: spec.nodes.flatMap((one) => Object.keys(one.app ?? {}).map((name) => [ids[one.id], name])),
+    outputs: spec.nodes.filter((one) => one.shows).map((one) => ids[one.id]),
+  };
+}
+
+function tidyNodes(nodes) {
+  for (const node of nodes) {
     for (const key of Object.keys(node)) if (!KEPT.includes(key)) delete node[key];
-    node.pos = node.pos.map(Math.round);
+    node.pos = Array.from(node.pos, Math.round);
     node.size = Array.from(node.size, Math.round);
   }
-  return { ...ui, id: idOf(name), extra: { ds: { scale: 0.6, offset: [60, 120] }, frontendVersion: ui.extra?.frontendVersion } };
 }
+
+// Ids that the frontend draws by lot, replaced by some that last.
+function settled(ui, name) {
+  let text = JSON.stringify(ui);
+  const subgraphs = ui.definitions?.subgraphs ?? [];
+  const drawn = subgraphs.flatMap((one) => [one.id, ...one.inputs.map((slot) => slot.id), ...one.outputs.map((slot) => slot.id)]);
+  drawn.forEach((id, i) => { text = text.replaceAll(id, idOf(`${name} ${i}`)); });
+  return JSON.parse(text);
+}
+
+function tidy(ui, name, linearData) {
+  tidyNodes(ui.nodes);
+  for (const one of ui.definitions?.subgraphs ?? []) tidyNodes(one.nodes);
+  const { reroutes, linkExtensions, frontendVersion } = ui.extra ?? {};
+  return settled({ ...ui, id: idOf(name), extra: { ds: VIEW, reroutes, linkExtensions, linearMode: false, linearData, frontendVersion } }, name);
+}
+
+// The one node and what is in it, as the host offers it in the search.
+function blueprintOf(ui, { node, search_aliases, category }, ids, title) {
+  const one = structuredClone(ui.nodes.find((other) => String(other.id) === String(ids[node.id])));
+  Object.assign(one, { pos: [0, 0], order: 0 });
+  ui.definitions.subgraphs[0].category = category;
+  for (const input of one.inputs) input.link = null;
+  for (const output of one.outputs) output.links = [];
+  const { frontendVersion } = ui.extra;
+  const whole = { id: "", revision: 0, last_node_id: one.id, last_link_id: 0, nodes: [one], links: [], groups: [], definitions: ui.definitions, config: {}, extra: { BlueprintSearchAliases: search_aliases, frontendVersion }, version: 0.4 };
+  return settled({ ...whole, id: idOf(title) }, title);
+}
+
+const write = (file, value) => fs.writeFileSync(file, JSON.stringify(value, null, 2) + "\n");
 
 const { browser, page } = await openFrontend(url);
 page.on("pageerror", (error) => { throw error; });
-fs.mkdirSync(path.join(output, "api"), { recursive: true });
-for (const spec of WORKFLOWS) {
-  await page.evaluate(build, { spec, version, hostVersion });
+for (const folder of ["api", "../subgraphs"]) fs.mkdirSync(path.join(output, folder), { recursive: true });
+for (const one of WORKFLOWS.filter((spec) => spec.name.includes(process.env.ONLY ?? ""))) {
+  let spec = { columns: COLUMNS, ...one };
+  const ids = await page.evaluate(build, { spec, hostVersion, noteColours: NOTE_COLOURS });
+  if (spec.folded) spec = await layOutInside(page, spec, ids);
+  await layOut(page, spec, ids);
   for (const [file, titles] of Object.entries(spec.pictures ?? {})) await photograph(page, path.join(pack, file), { titles });
-  const { ui, api } = await page.evaluate(save, { spec });
-  fs.writeFileSync(path.join(output, `${spec.name}.json`), JSON.stringify(tidy(ui, spec.name), null, 2) + "\n");
-  fs.writeFileSync(path.join(output, "api", `${spec.name}.json`), JSON.stringify(api, null, 2) + "\n");
+  const { ui, api } = await page.evaluate(save, { spec, ids });
+  const tidied = tidy(ui, spec.name, appOf(spec, ids));
+  write(path.join(output, `${spec.name}.json`), tidied);
+  write(path.join(output, "api", `${spec.name}.json`), api);
+  if (spec.folded?.blueprint) write(path.join(output, "..", "subgraphs", `${spec.folded.title}.json`), blueprintOf(tidied, spec.folded, ids, spec.folded.title));
 }
 await browser.close();

@@ -10,8 +10,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import tomllib
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pack import importable
@@ -32,7 +30,6 @@ def main() -> None:
     importable()
     tools = find_toolchain()
     models = Path(sys.argv[1]).resolve()
-    version = tomllib.loads((PACK / "pyproject.toml").read_text())["project"]["version"]
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         (base / "models").symlink_to(models)
@@ -45,7 +42,7 @@ def main() -> None:
             host_version = host.get("/system_stats")["system"]["comfyui_version"]
             plans = json.dumps({name: plan_note(inputs, name) for name, inputs in planned(tools.node).items()})
             subprocess.run(
-                [tools.node, str(script), host.url, str(PACK / "workflows"), str(PACK), version, host_version],
+                [tools.node, str(script), host.url, str(PACK / "workflows"), str(PACK), host_version],
                 check=True,
                 env=os.environ | {"CHROMIUM": tools.chromium, "PLANS": plans},
             )

@@ -1,7 +1,9 @@
 // One browser that does what a person does. Reads a command a line from stdin, {action, options}, and answers a
 // line each on stdout, {result} or {error}.
 import readline from "node:readline";
+import * as app from "./app.mjs";
 import * as canvas from "./canvas.mjs";
+import * as figures from "./figures.mjs";
 import * as help from "./help.mjs";
 import * as issues from "./issues.mjs";
 import * as library from "./library.mjs";
@@ -9,7 +11,7 @@ import { launch } from "./page.mjs";
 import * as session from "./session.mjs";
 import * as templates from "./templates.mjs";
 
-const ACTIONS = { ...session, ...templates, ...issues, ...library, ...canvas, ...help };
+const ACTIONS = { ...session, ...templates, ...issues, ...library, ...app, ...canvas, ...figures, ...help };
 
 const browser = await launch();
 const page = await session.newPage(browser);

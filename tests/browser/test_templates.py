@@ -6,6 +6,7 @@ import pytest
 
 from browser.conftest import PACK_FOLDER
 from host.checkout import PACK
+from host.workflow_files import all_nodes
 
 pytestmark = pytest.mark.host
 
@@ -26,7 +27,7 @@ def without_packs(graph):
 
 
 def models_of(path):
-    nodes = read(path)["nodes"]
+    nodes = all_nodes(read(path))
     chosen = {node["widgets_values"][0] for node in nodes if node["type"] in ("Klein9BQuantize", "Klein9BLora")}
     return chosen | {model["name"] for node in nodes for model in node["properties"].get("models", [])}
 

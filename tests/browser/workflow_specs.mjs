@@ -42,7 +42,7 @@ function model(name) {
 function sizes(names) {
   return names.map((name) => {
     const [folder, repository] = FILES[name];
-    return `| \`${folder}/${name}\` | [${repository}](${HUB}/${repository}) |`;
+    return `| ${folder}/${name} | [${repository}](${HUB}/${repository}) |`;
   }).join("\n");
 }
 
@@ -57,9 +57,15 @@ ${sizes(Object.values(files))}
 ${offered} The diffusion model is gated: sign in at [${gated}](${HUB}/${gated}) and accept the FLUX Non-Commercial License first.`;
 }
 
-function note(name, lines, files, cached) {
+// What each graph is besides; its slider is drawn by Nodes 2.0 alone.
+const APP = "*Enter app mode*, the button beside *Graph* at the top left, turns this into a form with one Run button.";
+const COMPARED = " *Before and after* has its slider there and in Nodes 2.0; the classic canvas shows the picture only.";
+
+function note(name, lines, files, { cached, compared } = {}) {
   const kept = cached ? "\n\nThe reference cache goes to RAM where VRAM is short." : "";
   return `${lines}
+
+${APP}${compared ? COMPARED : ""}
 
 ${filesNote(files, "*View details* on ComfyUI's warning offers each missing file.")}
 
@@ -67,17 +73,26 @@ ${filesNote(files, "*View details* on ComfyUI's warning offers each missing file
 
 ${PLANS[name]}${kept}
 
-*Klein 9B Plan* below the loader says the same for your own card and files.`;
+*Klein 9B Plan* says the same for your own card and files.`;
 }
 
 // What encodes the prompt.
-const TEXT_ENCODE = (prompt, negative) => ({ type: "Klein9BTextEncode", widgets: { prompt, negative_prompt: negative } });
-const CAST = (prompt) => ({ type: "Klein9BCast", title: "Prompt with places", widgets: { prompt } });
+const TEXT_ENCODE = (prompt, negative) => ({
+  type: "Klein9BTextEncode", widgets: { prompt, negative_prompt: negative }, app: { prompt: "What to make", ...(negative && { negative_prompt: "What to keep out" }) },
+});
+const CAST = (prompt) => ({ type: "Klein9BCast", title: "Prompt with places", widgets: { prompt }, app: { prompt: "What to make, with places" } });
 
 function encoded(words) {
   const positive = ["prompt", "positive"];
   return words === CAST ? { positive } : { positive, negative: ["prompt", "negative"] };
 }
+
+// Where a node stands: its group is a step, its column one of five, and within it the nodes follow each other
+// downwards as they are listed. layout.mjs finds the places from the sizes that the frontend gives them.
+const CHOOSE = { group: "1  Choose", column: 1 };
+const WRITE = { group: "2  Write", column: 2 };
+const RUN = { group: "3  Run", column: 3 };
+const RESULT = { group: "3  Run", column: 4 };
 
 // The area is asked for where the shape is a ratio.
 function sizeOf(aspect_ratio, megapixels) {
@@ -86,89 +101,114 @@ function sizeOf(aspect_ratio, megapixels) {
 
 // What joins the photographs to the prompt and gives the latent.
 const REFERENCES = (photographs, widgets) => ({
-  type: "Klein9BReferences", title: photographs.length ? undefined : "Klein 9B References (size of the picture)", size: [350, 220], widgets,
+  type: "Klein9BReferences", title: photographs.length ? undefined : "Size of the picture", widgets,
+  app: widgets.aspect_ratio === "match_input_image" ? {} : { aspect_ratio: "Shape", "aspect_ratio.megapixels": "Megapixels" },
   from: Object.fromEntries(photographs.map((_, i) => [`images.image_${i + 1}`, [`image_${i + 1}`, "IMAGE"]])),
 });
-const INPAINT = (widgets) => ({ type: "Klein9BInpaint", size: [350, 400], widgets, from: { image: ["image_1", "IMAGE"], mask: ["image_1", "MASK"] } });
-const OUTPAINT = (widgets) => ({ type: "Klein9BInpaint", size: [350, 400], widgets, from: { image: ["image_1", "IMAGE"] } });
+const INPAINT = (widgets) => ({ type: "Klein9BInpaint", height: 400, widgets, from: { image: ["image_1", "IMAGE"], mask: ["image_1", "MASK"] } });
+const OUTPAINT = (widgets) => ({ type: "Klein9BInpaint", height: 400, widgets, app: { left: "Pixels more at the left", top: "Pixels more at the top", right: "Pixels more at the right", bottom: "Pixels more at the bottom" }, from: { image: ["image_1", "IMAGE"] } });
 
 // What acts on the conditioning, and the outputs of it that the guider takes.
 const STRENGTH = (image, strength) => ({
-  node: { type: "Klein9BReferenceStrength", size: [330, 220], widgets: { image, strength, start: 0, end: 1 } },
+  node: { type: "Klein9BReferenceStrength", widgets: { image, strength, start: 0, end: 1 }, app: { strength: `How strongly image ${image} counts` } },
   gives: { positive: ["set", "positive"], negative: ["set", "negative"] },
 });
 const NEGATED = (negative_strength) => ({
-  node: { type: "Klein9BNegative", size: [330, 110], widgets: { negative_strength } },
+  node: { type: "Klein9BNegative", height: 110, widgets: { negative_strength }, app: { negative_strength: "How strongly that is kept out" } },
   gives: { positive: ["set", "positive"] },
 });
 
 const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own
-const STEP = 380;
+const SEEN = 230; // the height of a picture that is looked at beside others
 
-// One graph, left to right: files and their plan, words and photographs, references, sampling, picture. `words` encodes
-// the prompt, `set` is what acts on the conditioning behind the references, `inpaint` paints the photograph instead,
-// `reported` is how Klein 9B Edit Report makes the last picture.
-function local({ name, subject, files, photographs, prompt, negative = "", words = TEXT_ENCODE, set, inpaint, steps, cfg, sampler, aspect_ratio, megapixels, cached, accelerated, lora, reported, pictures }) {
+function noteNode(text, height) {
+  return { id: "note", type: "MarkdownNote", title: "Read me", column: 0, height, widgets: { "": text } };
+}
+
+// The plan for one's own card, below the shortest column.
+function planNode(files, photographs, lora, widgets) {
+  const place = photographs.length < 2 && !lora ? CHOOSE : { column: photographs.length > 2 ? 0 : 2 };
+  return { id: "plan", type: "Klein9BPlan", ...place, height: 420, widgets: { ...files, references: photographs.length, ...widgets } };
+}
+
+function loadNode(files) {
+  return { id: "load", type: "Klein9BLoader", ...CHOOSE, height: 240, widgets: { ...files, variant: "auto" }, models: Object.values(files).map(model) };
+}
+
+function photographNodes(photographs) {
+  const two = photographs.length > 2; // beside each other
+  return photographs.map((file, i) => ({
+    id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, ...(two && i > 1 ? WRITE : CHOOSE), height: 300, widgets: { image: file }, placeholder: { image: PLACEHOLDER },
+    app: { image: photographs.length > 1 ? `Photograph ${i + 1}` : "Photograph" },
+  }));
+}
+
+// The picture, and where it was edited the photograph beside it under a slider.
+function pictureNodes(picture, original, { title = "Picture", prefix = "Klein9B", id = "save" } = {}) {
+  const save = { id, type: "SaveImage", title, ...RESULT, height: original ? SEEN : 480, shows: !original, widgets: { filename_prefix: prefix }, from: { images: picture } };
+  if (!original) return [save];
+  return [save, { id: "compare", type: "ImageCompare", title: "Before and after", ...RESULT, height: 300, shows: true, from: { image_a: original, image_b: [id, "images"] } }];
+}
+
+// One graph, left to right: files, photographs and their plan, words, sampling, picture. `words` encodes the prompt,
+// `set` is what acts on the conditioning behind the references, `inpaint` paints the photograph instead, `reported` is
+// how Klein 9B Edit Report makes the last picture.
+function local({ name, subject, files, photographs, prompt, negative = "", words = TEXT_ENCODE, set, inpaint, steps, cfg, sampler, aspect_ratio, megapixels, cached, accelerated, lora, reported, compares = true, pictures }) {
   const edits = photographs.length > 0;
   const restores = inpaint || (edits && aspect_ratio === "match_input_image");
+  const sameSize = compares && restores && !inpaint?.widgets.left;
   const nodes = [
-    { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 860], widgets: { "": note(name, subject, files, cached) } },
-    { id: "load", type: "Klein9BLoader", group: "Files", pos: [470, 0], size: [340, 280], widgets: { ...files, variant: "auto" }, models: Object.values(files).map(model) },
-    {
-      id: "plan", type: "Klein9BPlan", group: "Files", pos: [470, 350], size: [340, 620],
-      widgets: { ...files, references: photographs.length, cfg, reference_cache: cached ? "model dtype" : "off" },
-    },
-    { id: "prompt", title: "Prompt", group: "Words and images", pos: [880, 330], size: [370, 310], from: { clip: ["load", "clip"] }, ...words(prompt, negative) },
+    noteNode(note(name, subject, files, { cached, compared: sameSize }), 600),
+    loadNode(files),
   ];
-  photographs.forEach((file, i) => {
-    nodes.push({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group: "Words and images", pos: [880, 720 + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } });
-  });
-  const joined = inpaint ?? REFERENCES(photographs, { fit: "crop", ...sizeOf(aspect_ratio, megapixels) });
-  let before = "load", column = 1720; // what the guider gets, and where it and what feeds the sampler stand
-  let conditioned = { positive: ["references", "positive"], negative: ["references", "negative"] };
-  if (set) {
-    nodes.push({ id: "set", group: "Words and images", pos: [column, 370], from: conditioned, ...set.node });
-    conditioned = { ...conditioned, ...set.gives };
-    column += 420;
-  }
-  const between = (id, type, height, widgets = {}) => {
-    nodes.push({ id, type, group: "Sampling", pos: [column, 0], size: [310, height], widgets, from: { model: [before, "model"] } });
+  let before = "load"; // what the guider gets
+  const between = (id, type, place, height, widgets = {}, app = {}) => {
+    nodes.push({ id, type, ...place, height, widgets, app, from: { model: [before, "model"] } });
     before = id;
-    column += 370;
   };
-  if (lora) between("lora", "Klein9BLora", 180, { lora, strength: 1 });
-  if (cached) between("cache", "Klein9BReferenceCache", 240);
-  if (accelerated) between("accelerate", "Klein9BAccelerate", 260);
-  const saveAt = column + (restores ? 1320 : 1030);
+  if (lora) between("lora", "Klein9BLora", CHOOSE, 150, { lora, strength: 1 }, { lora: "LoRA file", strength: "Strength of the LoRA" });
+  const joined = inpaint ?? REFERENCES(photographs, { fit: "crop", ...sizeOf(aspect_ratio, megapixels) });
+  let conditioned = { positive: ["references", "positive"], negative: ["references", "negative"] };
   nodes.push(
-    { id: "references", group: "Words and images", pos: [1300, 150], ...joined, from: { ...encoded(words), vae: ["load", "vae"], ...joined.from } },
-    { id: "guider", type: "CFGGuider", group: "Sampling", pos: [column, 0], size: [310, 100], widgets: { cfg }, from: { model: [before, "model"], ...conditioned } },
-    { id: "sigmas", type: "Klein9BScheduler", group: "Sampling", pos: [column, 170], size: [310, 120], widgets: { steps, denoise: 1, shift: "flux2" }, from: { latent: ["references", "latent"] } },
-    { id: "sampler", type: "Klein9BSampler", group: "Sampling", pos: [column, 360], size: [310, 110], widgets: sampler },
-    { id: "noise", type: "RandomNoise", title: "Seed", group: "Sampling", pos: [column, 540], size: [310, 90], widgets: { noise_seed: 42, control_after_generate: "randomize" } },
-    { id: "sample", type: "SamplerCustomAdvanced", group: "Sampling", pos: [column + 370, 0], size: [290, 130], from: { noise: ["noise", "NOISE"], guider: ["guider", "GUIDER"], sampler: ["sampler", "sampler"], sigmas: ["sigmas", "sigmas"], latent_image: ["references", "latent"] } },
-    { id: "decode", type: "VAEDecode", group: "Picture", pos: [column + 730, 0], size: [230, 60], from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
+    ...photographNodes(photographs),
+    { id: "prompt", title: "Prompt", ...WRITE, height: 230, from: { clip: ["load", "clip"] }, ...words(prompt, negative) },
+    { id: "references", ...WRITE, ...joined, from: { ...encoded(words), vae: ["load", "vae"], ...joined.from } },
   );
-  if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", group: "Picture", pos: [column + 1020, 0], size: [240, 60], from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
+  if (set) {
+    nodes.push({ id: "set", ...RUN, from: conditioned, ...set.node });
+    conditioned = { ...conditioned, ...set.gives };
+  }
+  if (cached) between("cache", "Klein9BReferenceCache", RUN, 240);
+  if (accelerated) between("accelerate", "Klein9BAccelerate", RUN, 230);
+  nodes.push(
+    { id: "guider", type: "CFGGuider", ...RUN, widgets: { cfg }, from: { model: [before, "model"], ...conditioned } },
+    { id: "sigmas", type: "Klein9BScheduler", ...RUN, widgets: { steps, denoise: 1, shift: "flux2" }, from: { latent: ["references", "latent"] } },
+    { id: "sampler", type: "Klein9BSampler", ...RUN, widgets: sampler },
+    { id: "noise", type: "RandomNoise", title: "Seed", ...RUN, widgets: { noise_seed: 42, control_after_generate: "randomize" }, app: { noise_seed: "Seed" } },
+    { id: "sample", type: "SamplerCustomAdvanced", title: "Sample", ...RESULT, from: { noise: ["noise", "NOISE"], guider: ["guider", "GUIDER"], sampler: ["sampler", "sampler"], sigmas: ["sigmas", "sigmas"], latent_image: ["references", "latent"] } },
+    { id: "decode", type: "VAEDecode", ...RESULT, from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
+  );
+  if (restores) nodes.push({ id: "restore", type: "Klein9BRestore", ...RESULT, from: { image: ["decode", "IMAGE"], frame: ["references", "frame"] } });
   if (reported) {
     nodes.push(
-      { id: "report", type: "Klein9BEditReport", group: "Picture", pos: [saveAt, 0], size: [360, 240], widgets: reported, from: { original: ["image_1", "IMAGE"], edit: ["restore", "image"] } },
-      { id: "told", type: "PreviewAny", title: "Report", group: "Picture", pos: [saveAt + 420, 640], size: [480, 200], from: { source: ["report", "report"] } },
+      { id: "report", type: "Klein9BEditReport", ...RESULT, height: 240, widgets: reported, from: { original: ["image_1", "IMAGE"], edit: ["restore", "image"] } },
+      { id: "told", type: "PreviewAny", title: "Report", ...RESULT, height: 170, shows: true, from: { source: ["report", "report"] } },
     );
   }
+  nodes.push(planNode(files, photographs, lora, { cfg, reference_cache: cached ? "model dtype" : "off" }));
   const last = reported ? ["report", "image"] : restores ? ["restore", "image"] : ["decode", "IMAGE"];
-  nodes.push({ id: "save", type: "SaveImage", title: "Picture", group: "Picture", pos: [saveAt + (reported ? 420 : 0), 0], size: [480, 560], widgets: { filename_prefix: "Klein9B" }, from: { images: last } });
-  return { name, nodes, pictures, shown: reported ? ["Picture"] : cached ? ["Words and images", "Sampling"] : ["Words and images"] };
+  nodes.push(...pictureNodes(last, sameSize && ["image_1", "IMAGE"]));
+  return { name, nodes, pictures, shown: reported ? ["3  Run"] : cached ? ["2  Write", "3  Run"] : edits ? ["1  Choose", "2  Write"] : ["2  Write", "3  Run"] };
 }
 
 // One photograph after the other out of a folder, each picture into another: the one-image edit with both ends replaced.
 function ofFolder(options) {
-  const one = local({ ...options, photographs: ["image_1.png"] });
+  const one = local({ ...options, photographs: ["image_1.png"], compares: false });
   const ends = {
-    image_1: { id: "folder", type: "Klein9BFolder", group: "Words and images", pos: [880, 720], size: [370, 200], widgets: { folder: "photographs", first: 1, most: 20 }, from: { model: ["load", "model"] } },
+    image_1: { id: "folder", type: "Klein9BFolder", ...CHOOSE, height: 200, widgets: { folder: "photographs", first: 1, most: 20 }, app: { folder: "Folder in ComfyUI/input", first: "Begin with photograph", most: "How many" }, from: { model: ["load", "model"] } },
     references: { from: { ...encoded(TEXT_ENCODE), vae: ["load", "vae"], "images.image_1": ["folder", "image"] } },
     guider: { from: { model: ["folder", "model"], positive: ["references", "positive"], negative: ["references", "negative"] } },
-    save: { type: "Klein9BSaveFolder", title: "Pictures", widgets: { folder: "edited" }, from: { image: ["restore", "image"], name: ["folder", "name"] } },
+    save: { type: "Klein9BSaveFolder", title: "Pictures", height: 480, shows: true, app: { folder: "Folder in ComfyUI/output" }, widgets: { folder: "edited" }, from: { image: ["restore", "image"], name: ["folder", "name"] } },
   };
   return { ...one, nodes: one.nodes.map((node) => (node.id === "image_1" ? ends.image_1 : { ...node, ...ends[node.id] })) };
 }
@@ -176,25 +216,22 @@ function ofFolder(options) {
 // A photograph scaled up, encoded, joined to the prompt as image 1 at that size, and painted anew in tiles.
 function large({ name, subject, files, photographs, prompt, megapixels, steps }) {
   const one = local({ ...DISTILLED, ...SIZE, name, subject, files, photographs, prompt, steps });
-  const column = 2860, further = column - 1720; // two columns more before the sampling, and one in it
   const replaced = {
-    references: { id: "references", type: "ReferenceLatent", title: "Image 1, at its new size", group: "Words and images", pos: [2060, 330], size: [340, 80], from: { conditioning: ["prompt", "positive"], latent: ["encode", "LATENT"] } },
-    guider: { id: "guider", type: "BasicGuider", group: "Sampling", pos: [column, 0], size: [310, 80], from: { model: ["tiles", "model"], conditioning: ["references", "CONDITIONING"] } },
-    decode: { id: "decode", type: "VAEDecodeTiled", group: "Picture", pos: [column + 730, 0], size: [300, 180], widgets: { tile_size: 512, overlap: 64 }, from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
+    references: { id: "references", type: "ReferenceLatent", title: "Image 1, at its new size", ...WRITE, from: { conditioning: ["prompt", "positive"], latent: ["encode", "LATENT"] } },
+    guider: { id: "guider", type: "BasicGuider", ...RUN, from: { model: ["tiles", "model"], conditioning: ["references", "CONDITIONING"] } },
+    decode: { id: "decode", type: "VAEDecodeTiled", ...RESULT, widgets: { tile_size: 512, overlap: 64 }, from: { samples: ["sample", "output"], vae: ["load", "vae"] } },
+  };
+  const further = {
+    image_1: [{ id: "scale", type: "ImageScaleToTotalPixels", title: "How large it becomes", ...CHOOSE, widgets: { upscale_method: "lanczos", megapixels, resolution_steps: 16 }, app: { megapixels: "Megapixels of the new picture" }, from: { image: ["image_1", "IMAGE"] } }],
+    references: [
+      { id: "encode", type: "VAEEncodeTiled", ...WRITE, widgets: { tile_size: 512, overlap: 64 }, from: { pixels: ["scale", "IMAGE"], vae: ["load", "vae"] } },
+      { id: "tiles", type: "Klein9BTiles", ...WRITE, height: 220, widgets: { tile_size: 1024, overlap: 128 }, from: { model: ["load", "model"], latent: ["encode", "LATENT"] } },
+    ],
   };
   const latents = { sigmas: "latent", sample: "latent_image" };
-  const nodes = one.nodes.filter((node) => node.id !== "restore").map((node) => {
-    if (replaced[node.id]) return replaced[node.id];
-    if (node.id === "plan") return { ...node, title: "Klein 9B Plan (for one tile)" };
-    if (node.id === "save") return { ...node, pos: [column + 1090, 0] };
-    const moved = node.pos[0] >= 1720 ? { ...node, pos: [node.pos[0] + further, node.pos[1]] } : node;
-    return latents[node.id] ? { ...moved, from: { ...node.from, [latents[node.id]]: ["tiles", "latent"] } } : moved;
-  });
-  nodes.push(
-    { id: "scale", type: "ImageScaleToTotalPixels", title: "How large it becomes", group: "Words and images", pos: [1300, 720], size: [340, 140], widgets: { upscale_method: "lanczos", megapixels, resolution_steps: 16 }, from: { image: ["image_1", "IMAGE"] } },
-    { id: "encode", type: "VAEEncodeTiled", group: "Words and images", pos: [1680, 720], size: [340, 180], widgets: { tile_size: 512, overlap: 64 }, from: { pixels: ["scale", "IMAGE"], vae: ["load", "vae"] } },
-    { id: "tiles", type: "Klein9BTiles", group: "Sampling", pos: [2460, 0], size: [340, 220], widgets: { tile_size: 1024, overlap: 128 }, from: { model: ["load", "model"], latent: ["encode", "LATENT"] } },
-  );
+  const tiled = (node) => (latents[node.id] ? { ...node, from: { ...node.from, [latents[node.id]]: ["tiles", "latent"] } } : node);
+  const titled = (node) => (node.id === "plan" ? { ...node, title: "Klein 9B Plan (for one tile)" } : node);
+  const nodes = one.nodes.flatMap((node) => [replaced[node.id] ?? titled(tiled(node)), ...(further[node.id] ?? [])]);
   return { ...one, nodes };
 }
 
@@ -203,20 +240,16 @@ const LINKS = (files) => `ComfyUI's warning names what is missing; these are the
 
 // Files made of files: no picture.
 function int8({ name, subject, files }) {
-  const make = (slot, title, y) => {
+  const make = (slot, title) => {
     const file = files[slot];
     const [folder] = FILES[file];
     return [
-      { id: slot, type: "Klein9BQuantize", title: `Klein 9B Quantize (${title})`, group: "Files", pos: [470, y], size: [400, 200], widgets: { file: `${folder}/${file}`, name: "" } },
-      { id: `${slot}_report`, type: "PreviewAny", title: `Report (${title})`, group: "Reports", pos: [940, y], size: [480, 260], from: { source: [slot, "report"] } },
+      { id: slot, type: "Klein9BQuantize", title: `Klein 9B Quantize (${title})`, ...CHOOSE, height: 260, widgets: { file: `${folder}/${file}`, name: "" }, app: { file: `File of the ${title}` } },
+      { id: `${slot}_report`, type: "PreviewAny", title: `Report (${title})`, group: "2  Run", column: 2, height: 260, shows: true, from: { source: [slot, "report"] } },
     ];
   };
-  const nodes = [
-    { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 720], widgets: { "": `${subject}\n\n${filesNote(files, LINKS(files))}` } },
-    ...make("diffusion_model", "model", 0),
-    ...make("text_encoder", "text encoder", 330),
-  ];
-  return { name, nodes, shown: ["Files", "Reports"] };
+  const nodes = [noteNode(`${subject}\n\n${filesNote(files, LINKS(files))}`, 760), ...make("diffusion_model", "model"), ...make("text_encoder", "text encoder")];
+  return { name, nodes, columns: [460, 460, 460], shown: ["1  Choose", "2  Run"] };
 }
 
 // The hosted model. Nothing to download; what to read first is the price, the privacy and where the key goes.
@@ -233,13 +266,7 @@ ${uploads ? "**The images are uploaded to addresses that are public, unlisted an
 
 ## Where the key goes
 
-Into the variable SEGMIND_API_KEY before ComfyUI starts, or as the only line of
-
-\`\`\`
-ComfyUI/user/__segmind/segmind.key
-\`\`\`
-
-which must be closed to others (on Linux and macOS: chmod 600). **Never into a widget.**`;
+Into the variable SEGMIND_API_KEY before ComfyUI starts, or as the only line of *ComfyUI/user/__segmind/segmind.key*, which must be closed to others (on Linux and macOS: chmod 600). **Never into a widget.**`;
 }
 
 const NO_FILES = `
@@ -248,73 +275,83 @@ const NO_FILES = `
 
 None: nothing to download.`;
 
-const REMOTE_SIZE = [400, 840];
-
-function remoteNode({ pos, widgets = {}, photographs = [], from = {}, group }) {
+function remoteNode({ widgets = {}, photographs = [], from = {}, place }) {
   const sockets = Object.fromEntries(photographs.map((_, i) => [`images.image_${i + 1}`, [`image_${i + 1}`, "IMAGE"]]));
-  return { id: "remote", type: "SegmindRemote", group, pos, size: REMOTE_SIZE, widgets: { seed: 42, ...widgets }, from: { ...sockets, ...from } };
+  const app = from.prompt ? {} : { prompt: "What to make", aspect_ratio: "Shape", seed: "Seed", ...(widgets.count && { count: "How many pictures" }) };
+  return { id: "remote", type: "SegmindRemote", ...place, widgets: { seed: 42, ...widgets }, app, from: { ...sockets, ...from } };
 }
 
-function remotePicture(x, y, group) {
+function remotePicture(original) {
   return [
-    { id: "remote_save", type: "SaveImage", title: "Picture from Segmind", group, pos: [x, y], size: [480, 540], widgets: { filename_prefix: "Klein9B_remote" }, from: { images: ["remote", "image"] } },
-    { id: "receipt", type: "PreviewAny", title: "Receipt", group, pos: [x, y + 640], size: [480, 200], from: { source: ["remote", "receipt"] } },
+    ...pictureNodes(["remote", "image"], original, { title: "Picture from Segmind", prefix: "Klein9B_remote", id: "remote_save" }),
+    { id: "receipt", type: "PreviewAny", title: "Receipt", ...RESULT, height: 170, shows: true, from: { source: ["remote", "receipt"] } },
   ];
 }
 
-function photographNodes(photographs, x, y, group) {
-  return photographs.map((file, i) => ({ id: `image_${i + 1}`, type: "LoadImage", title: `Image ${i + 1}`, group, pos: [x, y + i * STEP], size: [370, 280], widgets: { image: file }, placeholder: { image: PLACEHOLDER } }));
-}
-
 function remote({ name, subject, photographs, widgets }) {
-  const x = photographs.length ? 920 : 490;
+  const edits = photographs.length > 0;
+  const place = { ...WRITE, column: edits ? 2 : 1 };
+  const column = place.column + 1;
   return {
     name,
-    shown: photographs.length ? ["Images", "Segmind"] : ["Segmind", "Picture"],
+    columns: edits ? [400, 400, 400, 460] : [400, 400, 460],
+    shown: edits ? ["1  Choose", "2  Write"] : ["2  Write", "3  Run"],
     nodes: [
-      { id: "note", type: "MarkdownNote", title: "Read me", pos: [0, 0], size: [410, 600], widgets: { "": remoteNote(subject + NO_FILES, photographs.length > 0) } },
-      ...photographNodes(photographs, 490, 0, "Images"),
-      remoteNode({ pos: [x, 0], widgets, photographs, group: "Segmind" }),
-      ...remotePicture(x + 470, 0, "Picture"),
+      noteNode(remoteNote(`${subject}\n\n${APP}${edits ? COMPARED : ""}${NO_FILES}`, edits), 760),
+      ...photographNodes(photographs),
+      remoteNode({ widgets, photographs, place }),
+      ...remotePicture(edits && ["image_1", "IMAGE"]).map((node) => ({ ...node, column })),
+    ],
+  };
+}
+
+// What was asked of Segmind, paid and kept: to look at, and to fetch again.
+function jobs({ name, subject, widgets }) {
+  return {
+    name,
+    columns: [400, 460, 460],
+    shown: ["1  Choose", "2  Run"],
+    nodes: [
+      noteNode(`${subject}\n\n${APP}${NO_FILES}`, 560),
+      { id: "jobs", type: "SegmindJobs", ...CHOOSE, widgets, app: { request_id: "request_id of a picture to fetch again", limit: "How many jobs to list" } },
+      { id: "told", type: "PreviewAny", title: "Jobs", group: "2  Run", column: 2, height: 300, shows: true, from: { source: ["jobs", "jobs"] } },
+      { id: "save", type: "PreviewImage", title: "Fetched again", group: "2  Run", column: 2, height: 300, shows: true, from: { images: ["jobs", "image"] } },
     ],
   };
 }
 
 // The same prompt, seed and images into both lanes: one text, one number, one set of photographs.
 function bothLanes({ name, subject, files, photographs, prompt }) {
-  const one = local({ ...DISTILLED, ...MATCH, name, subject, files, photographs, prompt });
-  const down = 780;
+  const one = local({ ...DISTILLED, ...MATCH, name, subject, files, photographs, prompt, compares: false });
   const words = [
-    { id: "text", type: "PrimitiveStringMultiline", title: "Prompt, for both", group: "For both", pos: [470, 1270], size: [340, 180], widgets: { value: prompt } },
-    { id: "number", type: "PrimitiveInt", title: "Seed, for both", group: "For both", pos: [470, 1090], size: [340, 90], widgets: { value: 42 } },
+    { id: "number", type: "PrimitiveInt", title: "Seed, for both", ...WRITE, widgets: { value: 42 }, app: { value: "Seed" } },
+    { id: "text", type: "PrimitiveStringMultiline", title: "Prompt, for both", ...WRITE, height: 200, widgets: { value: prompt }, app: { value: "What to make" } },
   ];
-  const wired = one.nodes.map((node) => {
-    if (node.id === "note") return { ...node, size: [410, 1200], widgets: { "": remoteNote(note(name, subject, files), true) } };
-    if (node.id === "prompt") return { ...node, widgets: {}, from: { ...node.from, prompt: ["text", "STRING"] } };
-    if (node.id === "noise") return { ...node, widgets: {}, from: { noise_seed: ["number", "INT"] } };
-    return node;
-  });
   const asked = { aspect_ratio: "match_input_image" };
   const from = { prompt: ["text", "STRING"], seed: ["number", "INT"] };
-  return [...wired, ...words, remoteNode({ pos: [1720, down], widgets: asked, photographs, from, group: "Segmind" })];
+  return one.nodes.flatMap((node) => {
+    if (node.id === "note") return { ...node, height: 900, widgets: { "": remoteNote(note(name, subject, files), true) } };
+    if (node.id === "prompt") return [...words, { ...node, widgets: {}, app: {}, from: { ...node.from, prompt: ["text", "STRING"] } }];
+    if (node.id === "noise") return [{ ...node, widgets: {}, app: {}, from: { noise_seed: ["number", "INT"] } }, remoteNode({ place: RUN, widgets: asked, photographs, from })];
+    return node;
+  });
 }
 
 function sideBySide(task) {
-  const nodes = bothLanes(task).map((node) => (node.id === "save" ? { ...node, title: "Picture from your GPU" } : node));
-  return { name: task.name, shown: ["Words and images", "Segmind"], nodes: [...nodes, ...remotePicture(2190, 780, "Segmind")] };
+  const nodes = bothLanes(task).map((node) => (node.id === "save" ? { ...node, title: "Picture from your GPU", height: 360, shows: true } : node));
+  return { name: task.name, shown: ["2  Write", "3  Run"], nodes: [...nodes, ...remotePicture().map((node) => (node.id === "remote_save" ? { ...node, height: 360 } : node))] };
 }
 
 // Nothing but the switch hangs on Segmind Remote: a receipt's preview would run it whatever the lane.
 function switched(task) {
   const nodes = bothLanes(task);
   const save = nodes.find((node) => node.id === "save");
-  const [x, y] = save.pos;
   const lane = {
-    id: "switch", type: "Klein9BSwitch", group: "Picture", pos: [x, y], size: [330, 140], widgets: { lane: "local" },
+    id: "switch", type: "Klein9BSwitch", ...RESULT, height: 140, widgets: { lane: "local" }, app: { lane: "Where it runs" },
     from: { local: ["restore", "image"], remote: ["remote", "image"], fits: ["plan", "fits"] },
   };
-  const saved = { ...save, pos: [x + 390, y], from: { images: ["switch", "image"] } };
-  return { name: task.name, shown: ["Segmind", "Picture"], nodes: [...nodes.filter((node) => node !== save), lane, saved] };
+  const saved = { ...save, height: 480, shows: true, from: { images: ["switch", "image"] } };
+  return { name: task.name, shown: ["3  Run"], nodes: [...nodes.filter((node) => node !== save), lane, saved] };
 }
 
 const EULER = { sampler: "euler" };
@@ -325,35 +362,68 @@ const MATCH = { aspect_ratio: "match_input_image", megapixels: 1 };
 const FOX = "A red fox standing in fresh snow at the edge of a birch forest, early morning light, its breath visible in the cold air, shallow depth of field, photograph";
 const NEGATIVE = "low quality, blurry, less details";
 const CFG_INTERVAL = "*Klein 9B Accelerate* makes each step faster and changes nothing of the picture as it is set here. With cfg_until 0.6 the last 7 of 20 steps do without the negative prompt and cost half: the picture is then another one, approximately the same.";
-const TWO_IMAGES = "Put the cup from image 2 into the hands of the woman in image 1. Keep her face, her suit and the light unchanged.";
+const TWO_IMAGES = "Put the main subject of image 2 into image 1, in the foreground, at a natural size and in the same light. Keep everything else in image 1 unchanged.";
 
 // One task on one card.
 const TASKS = [
   {
     ...SIZE, task: "text to image", photographs: [], prompt: FOX,
-    subject: "# Text to image, distilled\n\n4 steps at cfg 1. Write the prompt, choose shape and size on *Klein 9B References*, press Run.",
+    subject: "# Text to image, distilled\n\n4 steps at cfg 1. Write the prompt, choose shape and size, press Run.",
   },
   {
     ...MATCH, task: "edit one image", photographs: ["image_1.png"],
-    prompt: "Replace the background of image 1 with a quiet coastal cliff at overcast sunset. Keep the person, pose and light on the face unchanged.",
-    subject: "# Edit one image\n\nChoose a photograph, say what to change, press Run. The picture comes back at the photograph's own size and lies exactly over it; Klein itself works at up to 2024 by 2024 pixels, so a larger photograph loses detail.",
+    prompt: "Replace the background of image 1 with a quiet coastal cliff at overcast sunset. Keep the figure in front, its pose and its colours unchanged.",
+    subject: "# Edit one image\n\nChoose a photograph, say what to change, press Run; *example.png* is ComfyUI's own and stands there until you choose. The picture comes back at the photograph's own size and lies exactly over it; Klein itself works at up to 2024 by 2024 pixels, so a larger photograph loses detail.",
   },
   {
     ...MATCH, task: "edit two images", photographs: ["image_1.png", "image_2.png"], prompt: TWO_IMAGES,
-    subject: "# Edit with two images\n\nImage 1 is the photograph you edit, image 2 lends something. Call them *image 1* and *image 2* in the prompt and give each a role. The picture comes back at image 1's own size; Klein itself works at up to 1024 by 1024 pixels, so a larger photograph loses detail.",
+    subject: "# Edit with two images\n\nChoose two photographs, write a sentence, press Run; *example.png* is ComfyUI's own and stands there until you choose. Image 1 is the photograph you edit, image 2 lends something: call them *image 1* and *image 2* in the sentence and give each a role. The picture comes back at image 1's own size; Klein itself works at up to 1024 by 1024 pixels, so a larger photograph loses detail.",
   },
 ];
 
-const GRAPH = { "docs/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["Words and images"] };
+const GRAPH = { "docs/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["1  Choose", "2  Write"] };
 
 const ASIDES = {
-  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
+  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: open the *Klein 9B* node by the button at its corner and put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
+};
+
+// A task with all that a beginner need not see folded into one node, which the node search offers too.
+function simple(one, { title, description, aliases, photographs, blueprint }) {
+  const outside = new Set(["note", "plan", "save", "compare", ...photographs.map((_, i) => `image_${i + 1}`)]);
+  const edits = photographs.length > 0;
+  const [write, run] = edits ? [WRITE, { group: "3  Run", column: 3 }] : [{ group: "1  Write", column: 1 }, { group: "2  Run", column: 2 }];
+  const place = { note: { column: 0 }, plan: { group: undefined, column: write.column }, save: run, compare: { ...run, height: 420 } };
+  const node = { id: "klein", type: "folded", ...write, height: 370, app: { prompt: "What to make", ...(!edits && { aspect_ratio: "Shape", "aspect_ratio.megapixels": "Megapixels" }), noise_seed: "Seed" } };
+  const size = edits ? [] : [["references", "aspect_ratio", "Shape"], ["references", "aspect_ratio.megapixels", "Megapixels"]];
+  return {
+    ...one,
+    columns: edits ? [380, 300, 380, 400] : [400, 400, 440],
+    shown: edits ? ["1  Choose", "2  Write"] : ["1  Write", "2  Run"],
+    nodes: one.nodes.map((other) => (outside.has(other.id) ? { ...other, ...place[other.id] } : { ...other, inside: true, group: undefined, column: other.column - 1 })),
+    folded: {
+      node, title, description, search_aliases: aliases, blueprint, category: "Klein 9B",
+      columns: COLUMNS_INSIDE, images: edits ? 3 : 0, on: "references",
+      asks: [["prompt", "prompt", "What to make"], ...size, ["noise", "noise_seed", "Seed"], ["load", "diffusion_model", "Model file"], ["load", "text_encoder", "Text encoder file"], ["load", "vae", "VAE file"]],
+    },
+  };
+}
+
+const COLUMNS_INSIDE = [400, 360, 270, 330];
+const EDIT_NODE = {
+  title: "Klein 9B edit", aliases: ["klein edit", "flux 2 klein 9b edit", "edit photograph"],
+  description: "Edits photographs with FLUX.2 [klein] 9B as the prompt says: files, up to three images, prompt and seed. The picture comes back at image 1's own size.",
+};
+const TEXT_NODE = {
+  title: "Klein 9B text to image", aliases: ["klein text to image", "flux 2 klein 9b text to image"],
+  description: "A new picture from a prompt with FLUX.2 [klein] 9B: files, prompt, shape, size and seed.",
 };
 
 function onCards({ task, subject, ...rest }) {
   return Object.entries(CARDS).map(([gb, files]) => {
     const pictures = task === "edit two images" && gb === "16" ? GRAPH : undefined;
-    return local({ ...DISTILLED, ...rest, name: `Klein 9B ${task} ${gb} GB`, subject: `${subject}\n\nFor a card with ${gb} GB.${ASIDES[gb] ?? ""}`, files, pictures });
+    const one = local({ ...DISTILLED, ...rest, name: `Klein 9B ${task} ${gb} GB`, subject: `${subject}\n\nFor a card with ${gb} GB.${ASIDES[gb] ?? ""}`, files, pictures });
+    const blueprint = gb === "16" && task !== "edit one image";
+    return simple(one, { ...(rest.photographs.length ? EDIT_NODE : TEXT_NODE), photographs: rest.photographs, blueprint });
   });
 }
 
@@ -376,7 +446,7 @@ export const WORKFLOWS = [
   local({
     ...DISTILLED, name: "Klein 9B combine four images", files: CARDS[16], aspect_ratio: "4:3", megapixels: 1, photographs: ["image_1.png", "image_2.png", "image_3.png", "image_4.png"],
     subject: "# Combine four images\n\nA new picture in a shape of its own, from up to ten images; connect the last one and another socket appears. Every image costs time and memory.",
-    prompt: "The woman from image 1 sits at a cafe table with the cup from image 2, the cat from image 3 on her lap, the rocket from image 4 seen through the window. One photograph, one light.",
+    prompt: "The main subjects of image 1, image 2, image 3 and image 4 together at a cafe table by a window. One photograph, one light.",
   }),
   local({
     ...DISTILLED, ...MATCH, name: "Klein 9B KV edit two images", files: FP8("flux-2-klein-9b-kv-fp8.safetensors"), cached: true, accelerated: true, photographs: ["image_1.png", "image_2.png"],
@@ -401,7 +471,7 @@ export const WORKFLOWS = [
   local({
     ...DISTILLED, ...MATCH, name: "Klein 9B edit with a report", files: CARDS[16], photographs: ["image_1.png"], reported: { undo_movement: true, lock_colors: true, only_changes: true, threshold: 5, feather: 16 },
     subject: "# An edit, and what it did\n\nThe one-image edit. *Klein 9B Edit Report* says by how much the edit is shifted, zoomed and turned against the photograph, how far the colours drifted where nothing was to change, and how much changed.\n\nAs it is set here, the edit is put back in place, its colours are locked to the photograph's, and only what changed is laid over it: every other pixel of the picture is the photograph's own. Switch the three off to see the edit as Klein made it.\n\nWhere structure that was only painted again is taken for change, raise *threshold*. The mask of what changed is the node's second output.",
-    prompt: "Give the woman in image 1 a green scarf. Keep everything else unchanged.",
+    prompt: "Give the figure in image 1 a green scarf. Keep everything else unchanged.",
   }),
   local({
     ...DISTILLED, ...SIZE, name: "Klein 9B negative prompt at cfg 1", files: CARDS[16], photographs: [], set: NEGATED(5),
@@ -412,17 +482,17 @@ export const WORKFLOWS = [
   local({
     ...DISTILLED, name: "Klein 9B cast two people", files: CARDS[16], aspect_ratio: "3:2", megapixels: 1, photographs: ["image_1.png", "image_5.png"], words: CAST,
     subject: "# Two people, each in a place of their own\n\nA line of the prompt that begins with a place and a colon is read by that part of the picture alone, and so is the image that it speaks of: here image 1 on the left, image 2 on the right. All other lines are read everywhere. The text under the node lists what it found.\n\nPlaces are *left*, *right*, *top*, *bottom*, their corners, *left third* and the like, or *mask 1* for one that you paint and connect. The help page of *Klein 9B Cast* has them all.",
-    prompt: "Two people sit side by side on a park bench in autumn and talk. One photograph, soft evening light.\nleft: the woman from image 1 in a red coat\nright: the man from image 2 in a green sweater",
+    prompt: "Two people sit side by side on a park bench in autumn and talk. One photograph, soft evening light.\nleft: the person from image 1 in a red coat\nright: the person from image 2 in a green sweater",
   }),
   local({
     ...DISTILLED, name: "Klein 9B inpaint", files: CARDS[16], photographs: ["painted.png"], inpaint: INPAINT({ area: "around the mask", megapixels: 1, feather: 16, strength: 1 }),
     subject: "# Paint a part of a photograph anew\n\nChoose a photograph, right-click *Image 1*, *Open in MaskEditor*, paint over what is to change, save, and say in the prompt what should be there. Press Run.\n\nThe model sees the photograph without what is under the mask, so nothing of it shows through. A small mask is cut out with its surroundings and painted at the model's full size; *Klein 9B Restore* puts it back and leaves every pixel beyond the feather as it was.",
-    prompt: "A grey cat sits in her arms and looks into the camera. The same light and the same lens as in the rest of image 1.",
+    prompt: "A grey cat that looks into the camera. The same light and the same lens as in the rest of image 1.",
   }),
   local({
     ...DISTILLED, name: "Klein 9B outpaint", files: CARDS[16], photographs: ["image_1.png"], inpaint: OUTPAINT({ area: "whole picture", megapixels: 1, feather: 16, strength: 1, left: 256, right: 256 }),
     subject: "# Make a photograph wider\n\nChoose a photograph, say on *Klein 9B Inpaint* by how many pixels it grows at each side, and in the prompt what the whole picture shows. Press Run.\n\nThe photograph itself stays, bit for bit, but for the feather along the sides that grow.",
-    prompt: "The woman from image 1 in a wide, bright hangar: the flag goes on to the left, the shuttle to the right. One photograph, one light.",
+    prompt: "Image 1 seen wider: its background goes on to the left and to the right as it is. One photograph, one light, one lens.",
   }),
   large({
     name: "Klein 9B large picture in tiles", files: CARDS[12], photographs: ["image_1.png"], megapixels: 16, steps: 4,
@@ -442,6 +512,10 @@ export const WORKFLOWS = [
     name: "Segmind remote text to image four seeds", photographs: [],
     subject: "# Text to image, four seeds, on Segmind\n\nFour pictures at once, with seed 42 to 45: four jobs, about $0.16. If one fails the others are kept, and running again pays only for what is missing.",
     widgets: { prompt: FOX, count: 4 },
+  }),
+  jobs({
+    name: "Segmind jobs", widgets: { request_id: "", limit: 20 },
+    subject: "# What was sent to Segmind\n\nPress Run: the list shows each job of *Segmind Remote* on this machine, newest first, with its state, age, cost and prompt, and the balance of the account. It never pays for anything.\n\n## Fetch a picture again\n\nCopy a job's request_id from the list into *request_id* and press Run: its picture comes back, from this machine where it was kept, else from Segmind.\n\nThe key is read from where *Segmind Remote* reads it: the variable SEGMIND_API_KEY, or the only line of *ComfyUI/user/__segmind/segmind.key*. **Never type it into a widget.**",
   }),
   sideBySide({
     name: "Klein 9B local and remote side by side", files: CARDS[16], photographs: ["image_1.png", "image_2.png"],

@@ -17,7 +17,7 @@ from host.checkout import PACK
 from host.server import SHIPPED as COPIED_BY_HOST_TESTS
 
 CODE = {"__init__.py", "klein", "kernels", "nodes", "remote"}
-READ_BY_THE_HOST = {"pyproject.toml", "requirements.txt", "workflows", "locales"}
+READ_BY_THE_HOST = {"pyproject.toml", "requirements.txt", "workflows", "subgraphs", "locales"}
 READ_BY_PEOPLE = {"README.md", "CHANGELOG.md", "LICENSE", "docs"}
 WORKSHOP = {"CONTRIBUTING.md", "benchmarks/README.md"}  # of the whole tree, as the README says there
 SHIPPED = CODE | READ_BY_THE_HOST | READ_BY_PEOPLE

@@ -17,7 +17,7 @@ from .checkout import PACK
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 PROBE = Path(__file__).with_name("probe")
-SHIPPED = ("__init__.py", "nodes", "klein", "remote", "kernels", "workflows", "locales", "pyproject.toml")
+SHIPPED = ("__init__.py", "nodes", "klein", "remote", "kernels", "workflows", "subgraphs", "locales", "pyproject.toml")
 
 
 class HostError(RuntimeError):

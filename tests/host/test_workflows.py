@@ -12,16 +12,17 @@ from browser.plan_notes import card_of, plan_note, plan_of
 from fake_segmind import Behaviour
 from host.checkout import PACK
 from host.websocket import Watcher
-from host.workflow_files import WORKFLOWS, made_small, nodes_of, read, twin
+from host.workflow_files import WORKFLOWS, all_nodes, made_small, nodes_of, read, twin
 
 SWITCHED = [path for path in WORKFLOWS if "Klein9BSwitch" in path.read_text()]  # on its own card; see test_switch.py
 REMOTE = [path for path in WORKFLOWS if "SegmindRemote" in path.read_text() and path not in SWITCHED]
 MADE_OF_FILES = [path for path in WORKFLOWS if "Klein9BQuantize" in path.read_text()]
-LOCAL = [path for path in WORKFLOWS if path not in REMOTE + MADE_OF_FILES]
-NO_FILE = {"SegmindJobs"}  # lists and recovers: a graph of its own would be that one node
+JOBS = PACK / "workflows" / "Segmind jobs.json"
+LOCAL = [path for path in WORKFLOWS if path not in [*REMOTE, *MADE_OF_FILES, JOBS]]
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 NODE_KEYS = {"id", "type", "pos", "size", "flags", "order", "mode", "inputs", "outputs", "title", "properties"}
-NODE_KEYS |= {"widgets_values"}
-PROPERTIES = {"Node name for S&R", "cnr_id", "ver", "models"}
+NODE_KEYS |= {"widgets_values", "color", "bgcolor"}
+PROPERTIES = {"Node name for S&R", "cnr_id", "ver", "models", "previewExposures"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -34,22 +35,37 @@ class TestFile:
             assert thumbnail.width == thumbnail.height >= 800
 
     def test_it_carries_nothing_foreign(self, path):
-        for one in read(path)["nodes"]:
+        for one in all_nodes(read(path)):
             assert set(one) <= NODE_KEYS, one["type"]
             assert set(one["properties"]) <= PROPERTIES, one["type"]
 
-    def test_every_node_names_its_pack(self, path):
-        for one in read(path)["nodes"]:
-            own = one["type"].startswith(("Klein9B", "Segmind"))
-            assert one["properties"]["cnr_id"] == ("klein9b" if own else "comfy-core")
-            assert re.fullmatch(r"\d+\.\d+\.\d+", one["properties"]["ver"])
+    def test_no_node_names_a_pack_that_nobody_owns(self, path):
+        folded = {one["id"] for one in read(path).get("definitions", {}).get("subgraphs", [])}
+        for one in all_nodes(read(path)):
+            if one["type"].startswith(("Klein9B", "Segmind")) or one["type"] in folded:
+                assert "cnr_id" not in one["properties"]
+            else:
+                assert one["properties"]["cnr_id"] == "comfy-core"
+                assert re.fullmatch(r"\d+\.\d+\.\d+", one["properties"]["ver"])
+
+    def test_it_is_an_app_too(self, path):
+        """It opens as a graph; the app asks for widgets that are there and shows what the graph ends in."""
+        workflow = read(path)
+        nodes = {str(one["id"]): one for one in workflow["nodes"]}
+        asked, shown = (workflow["extra"]["linearData"][key] for key in ("inputs", "outputs"))
+        assert workflow["extra"]["linearMode"] is False and asked and shown
+        for key, widget in asked:
+            (socket,) = [one for one in nodes[str(key)]["inputs"] if one.get("widget", {}).get("name") == widget]
+            assert socket["label"][0].isupper() or socket["label"].startswith("request_id"), socket
+        ends = {"SaveImage", "ImageCompare", "PreviewAny", "PreviewImage", "Klein9BSaveFolder"}
+        assert {nodes[str(key)]["type"] for key in shown} <= ends
 
     def test_it_begins_with_a_note(self, path):
         note = min(read(path)["nodes"], key=lambda one: one["pos"])
         assert note["type"] == "MarkdownNote" and note["widgets_values"][0].startswith("# ")
 
     def test_every_chosen_file_has_a_download(self, path):
-        for one in read(path)["nodes"]:
+        for one in all_nodes(read(path)):
             if one["type"] == "Klein9BLoader":
                 models = {model["name"]: model for model in one["properties"]["models"]}
                 assert set(one["widgets_values"][:3]) == set(models)
@@ -62,7 +78,7 @@ class TestFile:
         files = [one["widgets_values"][0] for one in read(path)["nodes"] if one["type"] == "Klein9BQuantize"]
         (note,) = [one["widgets_values"][0] for one in read(path)["nodes"] if one["type"] == "MarkdownNote"]
         for file in files:
-            assert f"`{file}`" in note and f"/{file.partition('/')[2]})" in note
+            assert f"| {file} |" in note and f"/{file.partition('/')[2]})" in note
 
     def test_its_note_has_the_plan_of_its_card(self, path):
         for plan in nodes_of(read(twin(path)), "Klein9BPlan"):
@@ -79,8 +95,12 @@ class TestFile:
         assert loaded == planned
 
     def test_its_layout_is_clean(self, path):
+        """Columns, read from the left; what lies behind what is measured in tests/browser/test_graphs.py."""
         quality = pytest.importorskip("comfy_cli.layout_quality")
-        assert quality.score_workflow(read(path)).is_clean()
+        score = quality.score_workflow(read(path))
+        left = {one["id"]: one["pos"][0] for one in read(path)["nodes"]}
+        assert score.overlap_area == 0
+        assert all(left[source] <= left[target] for _, source, _, target, *_ in read(path)["links"])
 
 
 @pytest.mark.parametrize("path", [path for path in WORKFLOWS if path.stem.endswith(" GB")], ids=lambda path: path.stem)
@@ -153,6 +173,31 @@ def test_it_runs_on_segmind(host, segmind, path):
 
 
 @pytest.mark.host
+def test_the_jobs_are_listed(host, segmind):
+    charges = len(segmind.ledger)
+    entry = host.run(read(twin(JOBS)))
+    assert any("Balance" in text for one in entry["outputs"].values() for text in one.get("text", []))
+    assert len(segmind.ledger) == charges
+
+
+@pytest.mark.host
+def test_the_host_offers_the_blueprints(host):
+    offered = [one["name"] for one in host.get("/global_subgraphs").values() if "other_name" in one["info"]["node_pack"]]
+    assert sorted(offered) == [path.stem for path in BLUEPRINTS] == ["Klein 9B edit", "Klein 9B text to image"]
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_the_node_of_the_workflows(path):
+    """One node with nothing connected, and what is in it as in the workflow."""
+    (one,) = read(path)["nodes"]
+    (folded,) = read(path)["definitions"]["subgraphs"]
+    assert one["type"] == folded["id"] and one["title"] == folded["name"] == path.stem and folded["description"]
+    assert all(socket["link"] is None for socket in one["inputs"])
+    same = [read(workflow)["definitions"]["subgraphs"][0] for workflow in WORKFLOWS if "definitions" in read(workflow)]
+    assert [node["type"] for node in folded["nodes"]] in [[node["type"] for node in other["nodes"]] for other in same]
+
+
+@pytest.mark.host
 def test_both_lanes_get_the_same_and_the_remote_one_starts_first(host, segmind):
     graph = made_small(read(twin(PACK / "workflows" / "Klein 9B local and remote side by side.json")))
     (number,), (text,) = nodes_of(graph, "PrimitiveInt"), nodes_of(graph, "PrimitiveStringMultiline")
@@ -181,6 +226,6 @@ def test_the_host_offers_them_as_templates(host):
 
 @pytest.mark.host
 def test_every_node_is_in_a_workflow(object_info):
-    used = {one["type"] for path in WORKFLOWS for one in read(path)["nodes"]}
+    used = {one["type"] for path in WORKFLOWS for one in all_nodes(read(path))}
     known = {name for name in object_info if name.startswith(("Klein9B", "Segmind"))}
-    assert known - used == NO_FILE
+    assert known <= used

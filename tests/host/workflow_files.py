@@ -13,6 +13,12 @@ def read(path):
     return json.loads(path.read_text())
 
 
+def all_nodes(workflow):
+    """Those on the canvas, and those folded into one of them."""
+    folded = workflow.get("definitions", {}).get("subgraphs", [])
+    return workflow["nodes"] + [one for subgraph in folded for one in subgraph["nodes"]]
+
+
 def twin(path):
     """The same graph in API format."""
     return path.parent / "api" / path.name

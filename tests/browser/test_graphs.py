@@ -1,0 +1,100 @@
+"""Every shipped graph as it opens: how large it is read, what lies over what, and how dark the letters are."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from host.checkout import PACK
+
+pytestmark = pytest.mark.host
+
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+GRAPHS = [path for path in WORKFLOWS if not path.stem.endswith((" 8 GB", " 12 GB", " 24 GB"))]  # one card for all
+NOTES = ("Klein 9B edit two images 16 GB", "Klein 9B make int8 files", "Segmind remote edit two images")
+WIDEST = 2000  # pixels of the canvas
+CONTRAST = 4.5  # WCAG AA for text of a usual size
+LEAST_ZOOM = {1366: 0.35, 1920: 0.5}  # of a graph that is no app: those with two lanes are the tallest
+USUAL_ZOOM = {1366: 0.48, 1920: 0.68}
+EMPTY = 1 / 3  # of a group's height
+
+
+def luminance(pixels):
+    """Relative luminance of sRGB pixels in 0..1, (..., 3) -> (...), as WCAG 2.2 defines it."""
+    linear = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def contrast(pixels):
+    """Contrast ratio of a line of text, (height, width, 3): what stands out most against the commonest colour."""
+    flat = pixels.reshape(-1, 3)
+    colours, counts = np.unique(flat, axis=0, return_counts=True)
+    paper, ink = luminance(colours[counts.argmax()] / 255), luminance(flat / 255)
+    ratios = (np.maximum(ink, paper) + 0.05) / (np.minimum(ink, paper) + 0.05)
+    return float(ratios.max())
+
+
+@pytest.fixture(params=["classic", "nodes2"], scope="module")
+def figures(request, page):
+    """{workflow: its figures} in one drawing, with a picture of each at both widths."""
+    page("set", name="Comfy.VueNodes.Enabled", value=request.param == "nodes2")
+    page("reset")
+    measured = {}
+    for path in GRAPHS:
+        files = {width: str(page.screenshot_path(f"graph {path.stem} {width} {request.param}")) for width in (1366, 1920)}
+        measured[path.stem] = page("graphFigures", graph=json.loads(path.read_text()), files=files)
+    yield SimpleNamespace(drawing=request.param, of=measured)
+    page("set", name="Comfy.VueNodes.Enabled", value=False)
+
+
+def test_they_read_at_a_glance(figures, comfy, record_property):
+    for name, one in figures.of.items():
+        told = {"width": round(one["width"]), "links behind nodes": len(one["behind"]), **one["zooms"]}
+        record_property(f"{name}, {comfy.version}, {figures.drawing}", told)
+    wide = {name: one["width"] for name, one in figures.of.items() if one["width"] > WIDEST}
+    behind = {name: one["behind"] for name, one in figures.of.items() if one["behind"]}
+    over = {name: one["over"] for name, one in figures.of.items() if one["over"]}
+    cut = {name: one["cut"] for name, one in figures.of.items() if one["cut"]}
+    covered = {name: one["covered"] for name, one in figures.of.items() if any(one["covered"].values())}
+    assert (wide, behind, over, cut, covered) == ({}, {}, {}, {}, {})
+
+
+def test_they_open_at_a_size_that_can_be_read(figures):
+    for width in LEAST_ZOOM:
+        zooms = [one["zooms"][str(width)] for one in figures.of.values()]
+        assert min(zooms) >= LEAST_ZOOM[width] and np.median(zooms) >= USUAL_ZOOM[width], zooms
+
+
+def test_no_group_has_an_empty_third(figures):
+    groups = [(name, group) for name, one in figures.of.items() for group in one["groups"]]
+    assert not [(name, group) for name, group in groups if not group["nodes"] or group["empty"] > EMPTY]
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_the_notes_stand_out(page, drawing, name, record_property):
+    page("load", graph=json.loads((PACK / "workflows" / f"{name}.json").read_text()))
+    file = page.screenshot_path(f"note {name} {drawing}")
+    lines = page("noteLines", file=str(file))
+    picture = np.asarray(Image.open(file).convert("RGB"))
+    ratios = {}
+    for line in lines:
+        left, top, right, bottom = (round(edge) for edge in line["box"])
+        ratios[line["tag"], line["text"]] = contrast(picture[max(top, 0) : bottom, max(left, 0) : right])
+    record_property("least contrast", min(ratios.values()))
+    assert len(lines) > 10 and not {line: ratio for line, ratio in ratios.items() if ratio < CONTRAST}
+
+
+class TestTheseTestsCanFail:
+    """The measures above see what they look for."""
+
+    def test_a_link_behind_a_node_is_seen(self, page, drawing):
+        graph = json.loads((PACK / "workflows" / f"{NOTES[0]}.json").read_text())
+        del graph["extra"]["reroutes"], graph["extra"]["linkExtensions"]
+        assert page("graphFigures", graph=graph)["behind"]
+
+    def test_pale_letters_have_little_contrast(self):
+        picture = np.full((10, 20, 3), 101)
+        picture[4, 5:9] = 160
+        assert contrast(picture) < CONTRAST < contrast(np.where(picture == 101, 20, 255))
