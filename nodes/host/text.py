@@ -1,15 +1,23 @@
-"""Text under a node while and after it runs."""
+"""Text under a node while and after it runs, drawn by `nodes/web/said.js`."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from comfy_api.v0_0_2 import io
 
 from .newer_host import MissingFromHost, needs_host
 
 log = logging.getLogger(__name__)
+
+EVENT = "klein9b.said"
+OUTPUT = "klein9b"
+
+_said: dict[str, str] = {}  # the last words of each node, by its unique_id
 
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:
@@ -26,9 +34,59 @@ def _send(node: type[io.ComfyNode], text: str) -> None:
 
     running = getattr(server.PromptServer, "instance", None)
     if running is not None:
-        running.send_progress_text(text, node.hidden.unique_id)
+        _said[node.hidden.unique_id] = text
+        running.send_sync(EVENT, {"node": node.hidden.unique_id, "text": text}, running.client_id)
 
 
 @functools.cache
 def _say_once(sentence: str) -> None:
     log.warning("%s", sentence)
+
+
+def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """The same node, whose words are part of what it hands out.
+
+    ComfyUI keeps them with its outputs then, and sends them again where it need not run: to a page that was loaded anew,
+    or to a workflow that was opened a second time.
+    """
+    describe, execute = node.define_schema.__func__, node.execute.__func__  # type: ignore[attr-defined]
+
+    def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
+        schema: io.Schema = describe(cls)
+        schema.has_intermediate_output = True
+        return schema
+
+    node.define_schema = classmethod(define_schema)  # type: ignore[assignment, method-assign]
+    node.execute = classmethod(_remembering(execute))  # type: ignore[assignment, method-assign]
+    return node
+
+
+def _remembering(execute: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(execute):
+
+        @functools.wraps(execute)
+        async def remembering(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
+            _forget(cls)
+            return _with_words(cls, await execute(cls, *args, **inputs))
+
+        return remembering
+
+    @functools.wraps(execute)
+    def remembering_now(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
+        _forget(cls)
+        return _with_words(cls, execute(cls, *args, **inputs))
+
+    return remembering_now
+
+
+def _forget(node: type[io.ComfyNode]) -> str:
+    return _said.pop(node.hidden.unique_id, "") if node.hidden is not None else ""
+
+
+def _with_words(node: type[io.ComfyNode], output: io.NodeOutput) -> io.NodeOutput:
+    """Where it has anything for the frontend it has words, be they none: the host joins several by the first's names."""
+    words, shown = _forget(node), output.ui
+    if words or shown is not None:
+        known = shown if isinstance(shown, dict) else shown.as_dict() if shown is not None else {}
+        output.ui = known | {OUTPUT: [words] if words else []}
+    return output

@@ -1,0 +1,39 @@
+// The texts under nodes.
+import { settle } from "./session.mjs";
+
+// What stands under each node of the graph, by node type: its text, its kind, whether it is drawn and whole.
+export async function said(page) {
+  await settle(page);
+  return page.evaluate(() => Object.fromEntries(window.app.graph.nodes.flatMap((node) => {
+    const element = node.widgets?.find((widget) => widget.name === "klein9b_said")?.element;
+    if (!element) return [];
+    const { value: text, dataset: { kind }, scrollHeight, clientHeight, clientWidth } = element;
+    const drawn = element.checkVisibility({ visibilityProperty: true }) && clientWidth > 100;
+    return [[node.type, { text, kind, drawn, whole: scrollHeight <= clientHeight + 1 }]];
+  })));
+}
+
+// Presses Run and waits until the host has nothing left to do.
+export async function runToTheEnd(page) {
+  await page.evaluate(() => {
+    window.ended = null;
+    const events = ["execution_success", "execution_error", "execution_interrupted"];
+    for (const event of events) window.app.api.addEventListener(event, () => { window.ended = event; }, { once: true });
+  });
+  await page.getByTestId("queue-button").click();
+  await page.waitForFunction(() => window.ended, null, { timeout: 120000 });
+  await settle(page);
+  return page.evaluate(() => window.ended);
+}
+
+// Brings the node of a type to the left upper corner, at the zoom of a person who reads.
+export async function lookAt(page, { type }) {
+  await page.evaluate((type) => {
+    const { app } = window;
+    const [node] = app.graph.nodes.filter((one) => one.type === type);
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [200 - node.pos[0], 160 - node.pos[1]];
+    app.canvas.setDirty(true, true);
+  }, type);
+  await settle(page);
+}
