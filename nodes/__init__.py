@@ -6,6 +6,7 @@ from .accelerate import Klein9BAccelerate
 from .cast import Klein9BCast
 from .edit_report import Klein9BEditReport
 from .folder import Klein9BFolder
+from .host.errors import name_plainly
 from .host.text import speaking
 from .inpaint import Klein9BInpaint
 from .loader import Klein9BLoader
@@ -25,6 +26,8 @@ from .segmind_remote import SegmindRemote
 from .switch import Klein9BSwitch
 from .text_encode import Klein9BTextEncode
 from .tiles import Klein9BTiles
+
+name_plainly(__name__.rpartition(".")[0])
 
 NODES = [
     speaking(node)

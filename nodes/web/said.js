@@ -6,7 +6,8 @@ import { api } from "../../scripts/api.js";
 const FOLDER = decodeURIComponent(new URL(".", import.meta.url).pathname.split("/").at(-2));
 const OUTPUT = "klein9b"; // what nodes say, among their outputs
 const WIDGET = "klein9b_said";
-const TALLEST = 320; // px; what is longer scrolls
+const TALLEST = 400; // px; what is longer scrolls
+const WIDTHS = { SegmindJobs: 560 }; // px, for what is a list
 const COLOURS = { said: "transparent", off: "#e0a030", error: "#e5484d" };
 
 const ours = new Set(); // node types of this pack
@@ -68,6 +69,12 @@ function write(node, text, kind) {
   element.dataset.kind = kind;
   element.style.borderLeftColor = COLOURS[kind];
   element.style.opacity = 1;
+  fit(node);
+}
+
+function fit(node) {
+  const { element } = find(node);
+  element.style.minHeight = `${height(element, node.size[0])}px`; // Nodes 2.0 goes by this, the canvas by its twin
   const [width, tall] = node.computeSize();
   if (node.size[1] < tall) node.setSize([Math.max(node.size[0], width), tall]);
   app.canvas?.setDirty(true, true);
@@ -84,7 +91,7 @@ function wipe(node) {
 function show(node) {
   const text = kept(node);
   if (!text) return wipe(node);
-  write(node, text, /^OFF\b/.test(text) ? "off" : "said");
+  write(node, text, /^(OFF|CHECK):/.test(text) ? "off" : "said");
 }
 
 function say({ detail }) {
@@ -95,13 +102,13 @@ function say({ detail }) {
   show(node);
 }
 
-// What the host kept of a node that need not run, too; late words, which follow those, are not its own.
+// What the host kept of a node that need not run, too; what was added since stays.
 function hear({ detail }) {
   const node = nodeOf(detail.node);
   if (!node || !ours.has(node.comfyClass) || wrong.has(node)) return;
   const shown = find(node)?.element.value ?? "";
   const text = detail.output?.[OUTPUT]?.join("\n") ?? "";
-  keep(node, shown.startsWith(text) ? shown : text);
+  keep(node, shown.includes(text) ? shown : text);
   show(node);
 }
 
@@ -129,6 +136,7 @@ function end() {
     wipe(node);
   }
   waiting.clear();
+  for (const node of app.graph.nodes) if (find(node)) fit(node); // beside pictures that came after
 }
 
 function fail({ detail }) {
@@ -173,6 +181,10 @@ app.registerExtension({
   name: "Klein9B.Said",
   beforeRegisterNodeDef(nodeType, definition) {
     if (definition.python_module === `custom_nodes.${FOLDER}`) ours.add(definition.name);
+  },
+  nodeCreated(node) {
+    const wide = WIDTHS[node.comfyClass];
+    if (wide) node.setSize([Math.max(node.size[0], wide), node.size[1]]);
   },
   setup() {
     api.addEventListener("klein9b.said", say);
