@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from comfy_api.v0_0_2 import io
 
@@ -17,11 +18,14 @@ log = logging.getLogger(__name__)
 EVENT = "klein9b.said"
 OUTPUT = "klein9b"
 
-_said: dict[str, str] = {}  # the last words of each node, by its unique_id
+# What each running node has said; the same list is among its outputs, so that what it says later is kept there too.
+_words: WeakKeyDictionary[type[io.ComfyNode], list[str]] = WeakKeyDictionary()
 
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:
     """Shows text on the running node; the node declares the unique_id hidden input."""
+    if node in _words:
+        _words[node][:] = [text]
     try:
         _send(node, text)
     except MissingFromHost as error:
@@ -34,7 +38,6 @@ def _send(node: type[io.ComfyNode], text: str) -> None:
 
     running = getattr(server.PromptServer, "instance", None)
     if running is not None:
-        _said[node.hidden.unique_id] = text
         running.send_sync(EVENT, {"node": node.hidden.unique_id, "text": text}, running.client_id)
 
 
@@ -66,27 +69,22 @@ def _remembering(execute: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(execute)
         async def remembering(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
-            _forget(cls)
-            return _with_words(cls, await execute(cls, *args, **inputs))
+            words = _words[cls] = []
+            return _with_words(await execute(cls, *args, **inputs), cls, words)
 
         return remembering
 
     @functools.wraps(execute)
     def remembering_now(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> io.NodeOutput:
-        _forget(cls)
-        return _with_words(cls, execute(cls, *args, **inputs))
+        words = _words[cls] = []
+        return _with_words(execute(cls, *args, **inputs), cls, words)
 
     return remembering_now
 
 
-def _forget(node: type[io.ComfyNode]) -> str:
-    return _said.pop(node.hidden.unique_id, "") if node.hidden is not None else ""
-
-
-def _with_words(node: type[io.ComfyNode], output: io.NodeOutput) -> io.NodeOutput:
-    """Where it has anything for the frontend it has words, be they none: the host joins several by the first's names."""
-    words, shown = _forget(node), output.ui
-    if words or shown is not None:
-        known = shown if isinstance(shown, dict) else shown.as_dict() if shown is not None else {}
-        output.ui = known | {OUTPUT: [words] if words else []}
+def _with_words(output: io.NodeOutput, node: type[io.ComfyNode], words: list[str]) -> io.NodeOutput:
+    """Every run of a node that may speak has its words there, be they none: the host joins several by their names."""
+    if getattr(node.hidden, "unique_id", None) is not None:
+        shown = output.ui or {}
+        output.ui = {**(shown if isinstance(shown, dict) else shown.as_dict()), OUTPUT: [words]}
     return output

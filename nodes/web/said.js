@@ -27,11 +27,11 @@ function nodeOf(id) {
 // The name under which the frontend keeps a node's outputs, for each open workflow.
 const locator = (node) => (node.graph.isRootGraph === false ? `${node.graph.id}:${node.id}` : `${node.id}`);
 
-const kept = (node) => app.nodeOutputs?.[locator(node)]?.[OUTPUT]?.join("\n") ?? "";
+const kept = (node) => app.nodeOutputs?.[locator(node)]?.[OUTPUT]?.at(-1)?.at(-1) ?? "";
 
 function keep(node, text) {
   const key = locator(node);
-  app.nodeOutputs[key] = { ...app.nodeOutputs[key], [OUTPUT]: text ? [text] : [] };
+  app.nodeOutputs[key] = { ...app.nodeOutputs[key], [OUTPUT]: [[text]] };
 }
 
 const find = (node) => node.widgets?.find((widget) => widget.name === WIDGET);
@@ -102,13 +102,12 @@ function say({ detail }) {
   show(node);
 }
 
-// What the host kept of a node that need not run, too; what was added since stays.
+// What the host kept of a node that need not run, too.
 function hear({ detail }) {
   const node = nodeOf(detail.node);
   if (!node || !ours.has(node.comfyClass) || wrong.has(node)) return;
-  const shown = find(node)?.element.value ?? "";
-  const text = detail.output?.[OUTPUT]?.join("\n") ?? "";
-  keep(node, shown.includes(text) ? shown : text);
+  waiting.delete(node);
+  keep(node, detail.output?.[OUTPUT]?.at(-1)?.at(-1) ?? "");
   show(node);
 }
 

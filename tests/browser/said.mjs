@@ -37,3 +37,35 @@ export async function lookAt(page, { type }) {
   }, type);
   await settle(page);
 }
+
+// Presses Run where the host refuses the graph, and waits until the frontend says so.
+export async function runRefused(page) {
+  await page.getByTestId("queue-button").click();
+  await page.getByTestId("error-overlay").waitFor();
+  await settle(page);
+}
+
+// Reads the text under the node of a type with the mouse: what a triple click on it selects.
+export async function selectUnder(page, { type }) {
+  const box = await page.evaluate((type) => {
+    const [node] = window.app.graph.nodes.filter((one) => one.type === type);
+    const { x, y } = node.widgets.find((widget) => widget.name === "klein9b_said").element.getBoundingClientRect();
+    return { x, y };
+  }, type);
+  await page.mouse.click(box.x + 40, box.y + 14, { clickCount: 3 });
+  return page.evaluate(() => {
+    const { value, selectionStart, selectionEnd } = document.activeElement;
+    return value?.slice(selectionStart, selectionEnd) ?? "";
+  });
+}
+
+export async function newTab(page) {
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.NewBlankWorkflow"));
+  await settle(page);
+}
+
+// Opens the tab to the left of the open one.
+export async function openTabBefore(page) {
+  await page.evaluate(() => window.app.extensionManager.command.execute("Workspace.PreviousOpenedWorkflow"));
+  await settle(page);
+}
