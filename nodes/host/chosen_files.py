@@ -31,6 +31,6 @@ def _gguf_note(name: str) -> str:
     if not found or name not in _GGUF_LOADERS:
         return ""
     return (
-        f"There is {found[0].name}: a GGUF file is opened by {_GGUF_LOADERS[name]} of the pack ComfyUI-GGUF, in place of "
-        "this loader."
+        f"There is {found[0].name}: a GGUF file is opened by {_GGUF_LOADERS[name]} of the pack ComfyUI-GGUF, in place "
+        "of this loader."
     )

@@ -23,7 +23,7 @@ KEY = "klein9b_settings"
 
 
 def say_mistaken_settings(model: ModelPatcher, loaded: LoadedKlein, node: type[io.ComfyNode]) -> None:
-    """Lets the model say so under `node`, and in the log, in each run; without it where this host has no place for it."""
+    """Lets the model say so under `node`, and in the log, in each run; not where this host has no place for it."""
     try:
         _watch(model, Settings(loaded, node))
     except MissingFromHost as error:
@@ -45,13 +45,11 @@ class Settings:
     def __init__(self, loaded: LoadedKlein, node: type[io.ComfyNode]) -> None:
         self.loaded, self.node, self.said = loaded, node, ""
 
-    def outer_sample(
-        self, executor: WrapperExecutor, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *rest: Any, **kw: Any
-    ) -> Tensor:
-        cfg = getattr(executor.class_obj, "cfg", None)
-        if isinstance(cfg, int | float):  # a guider with several says nothing
+    def outer_sample(self, executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
+        cfg, sigmas = getattr(executor.class_obj, "cfg", None), kwargs.get("sigmas", args[3] if len(args) > 3 else None)
+        if isinstance(cfg, int | float) and sigmas is not None:  # nothing of a guider with several
             self._say(mistaken_settings(self.loaded.variant, sigmas.shape[-1] - 1, cfg))
-        out: Tensor = executor(noise, latent, sampler, sigmas, *rest, **kw)
+        out: Tensor = executor(*args, **kwargs)
         return out
 
     def _say(self, mistake: str) -> None:

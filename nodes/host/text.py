@@ -49,18 +49,18 @@ def _say_once(sentence: str) -> None:
 def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """The same node, whose words are part of what it hands out.
 
-    ComfyUI keeps them with its outputs then, and sends them again where it need not run: to a page that was loaded anew,
-    or to a workflow that was opened a second time.
+    ComfyUI keeps them with its outputs then, and sends them again where it need not run: to a page that was loaded
+    anew, say.
     """
-    describe, execute = node.define_schema.__func__, node.execute.__func__  # type: ignore[attr-defined]
+    describe, execute = node.define_schema.__func__, node.execute.__func__
 
     def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
         schema: io.Schema = describe(cls)
         schema.has_intermediate_output = True
         return schema
 
-    node.define_schema = classmethod(define_schema)  # type: ignore[assignment, method-assign]
-    node.execute = classmethod(_remembering(execute))  # type: ignore[assignment, method-assign]
+    node.define_schema = classmethod(define_schema)
+    node.execute = classmethod(_remembering(execute))
     return node
 
 

@@ -14,7 +14,7 @@ ASSUMED = Variant("distilled", "assumed, since nothing says")
 @pytest.mark.parametrize(
     ("variant", "steps", "cfg", "said"),
     [
-        (DISTILLED, 20, 5.0, "the distilled ones, made for 4 steps at cfg 1; this run has 20 steps at cfg 5. Set those"),
+        (DISTILLED, 20, 5.0, "the distilled ones, made for 4 steps at cfg 1; this run has 20 steps at cfg 5. Set"),
         (KV, 1, 5.0, "the kv ones, made for 4 steps at cfg 1; this run has 1 step at cfg 5. Set those, or load a base"),
         (ASSUMED, 20, 5.0, "taken for distilled, made for 4 steps .* or choose variant base if they are"),
         (BASE, 4, 1.0, "the base model, made for 20 steps or more at cfg 5; this run has 4 steps at cfg 1. .* LoRA"),

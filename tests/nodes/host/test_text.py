@@ -12,6 +12,7 @@ pytestmark = pytest.mark.host
 def spoken(comfy_host):
     """A node that says what it is given, made to speak."""
     from comfy_api.v0_0_2 import io
+
     from klein9b.nodes.host.text import show_text, speaking
 
     class Spoken(io.ComfyNode):
