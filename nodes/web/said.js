@@ -64,7 +64,9 @@ function height(element, width) {
 }
 
 function write(node, text, kind) {
-  const { element } = find(node) ?? add(node);
+  const widget = find(node) ?? add(node);
+  if (!node.widgets.includes(widget)) return widget.onRemove?.(); // older frontends add none to a subgraph
+  const { element } = widget;
   element.value = text;
   element.dataset.kind = kind;
   element.style.borderLeftColor = COLOURS[kind];
@@ -138,11 +140,14 @@ function end() {
   for (const node of app.graph.nodes) if (find(node)) fit(node); // beside pictures that came after
 }
 
+// Under the node, and under each that holds it: those are what a person sees.
 function fail({ detail }) {
   end();
-  const node = nodeOf(detail.node_id);
+  const path = String(detail.node_id).split(":");
+  const nodes = path.map((_, i) => nodeOf(path.slice(0, i + 1).join(":"))).filter(Boolean);
   const inside = (line) => line.includes(`/${FOLDER}/`) || line.includes(`\\${FOLDER}\\`);
-  if (node && (ours.has(node.comfyClass) || detail.traceback?.some(inside))) blame(node, detail.exception_message.trim());
+  if (!ours.has(nodes.at(-1)?.comfyClass) && !detail.traceback?.some(inside)) return;
+  for (const node of nodes) blame(node, detail.exception_message.trim());
 }
 
 // The host blames every input that a check looked at: those that its sentence does not name are innocent.

@@ -9,7 +9,7 @@ export async function said(page) {
     if (!element) return [];
     const { value: text, dataset: { kind }, scrollHeight, clientHeight, clientWidth } = element;
     const drawn = element.checkVisibility({ visibilityProperty: true }) && clientWidth > 100;
-    return [[node.type, { text, kind, drawn, whole: scrollHeight <= clientHeight + 1 }]];
+    return [[node.subgraph ? "subgraph" : node.type, { text, kind, drawn, whole: scrollHeight <= clientHeight + 1 }]];
   })));
 }
 
@@ -68,4 +68,28 @@ export async function newTab(page) {
 export async function openTabBefore(page) {
   await page.evaluate(() => window.app.extensionManager.command.execute("Workspace.PreviousOpenedWorkflow"));
   await settle(page);
+}
+
+// Puts every node of the graph into one subgraph.
+export async function hold(page) {
+  await page.evaluate(() => {
+    const { graph } = window.app;
+    graph.convertToSubgraph(new Set(graph.nodes));
+  });
+  await settle(page);
+}
+
+// What stands under the one node inside the graph's one subgraph.
+export async function saidInside(page) {
+  return page.evaluate(() => {
+    const [inner] = window.app.graph.nodes[0].subgraph.nodes;
+    return inner.widgets.find((widget) => widget.name === "klein9b_said")?.element.value ?? "";
+  });
+}
+
+export async function setInside(page, { widget, value }) {
+  await page.evaluate(({ widget, value }) => {
+    const [inner] = window.app.graph.nodes[0].subgraph.nodes;
+    inner.widgets.find((one) => one.name === widget).value = value;
+  }, { widget, value });
 }

@@ -110,3 +110,20 @@ def test_segmind_jobs_can_be_read_and_copied(page, drawing, comfy):
     said = page("said")["SegmindJobs"]
     assert said["drawn"] and name in said["text"] and PROMPT[:40] in said["text"]
     assert page("selectUnder", type="SegmindJobs").startswith("Balance:")
+
+
+def test_a_node_in_a_subgraph_speaks_and_its_error_stands_outside_too(page, drawing, comfy, complaints):
+    page("placeNode", type="SegmindJobs", x=200, y=160)
+    page("hold")
+    assert page("runToTheEnd") == "execution_success"
+    assert page("saidInside").startswith("Balance:")
+    page("setInside", widget="request_id", value="no such!")
+    assert page("runToTheEnd") == "execution_error"
+    page.screenshot(f"error in a subgraph {drawing}")
+    assert "is not a request_id" in page("saidInside")
+    if comfy.version == "newest":  # the pinned one adds no widget to a subgraph
+        outside = page("said")["subgraph"]
+        assert outside["kind"] == "error" and outside["drawn"] and outside["text"] == page("saidInside")
+    page("setInside", widget="request_id", value="")
+    assert page("runToTheEnd") == "execution_success"
+    assert page("said") == {}
