@@ -117,6 +117,12 @@ def check_set(diffusion_model: _PathLike, text_encoder: _PathLike, vae: _PathLik
         raise _wrong(slot, error.path, error.found) from error
 
 
+def absent(slot_name: str, file_name: str) -> WrongFile:
+    """What to say of a file that is not in the folder of the loader input with that name."""
+    slot = next(slot for slot in (_MODEL, _ENCODER, _VAE) if slot.name == slot_name)
+    return _wrong(slot, Path(file_name), f"is not in models/{slot.folder}")
+
+
 def _check_model(model: DiffusionModel) -> DiffusionModel:
     if model.bundled or model.family is not Family.KLEIN_9B:
         how = "alone" if model.bundled else ""

@@ -6,6 +6,8 @@ from .accelerate import Klein9BAccelerate
 from .cast import Klein9BCast
 from .edit_report import Klein9BEditReport
 from .folder import Klein9BFolder
+from .host.errors import name_plainly
+from .host.text import speaking
 from .inpaint import Klein9BInpaint
 from .loader import Klein9BLoader
 from .lora import Klein9BLora
@@ -25,35 +27,42 @@ from .switch import Klein9BSwitch
 from .text_encode import Klein9BTextEncode
 from .tiles import Klein9BTiles
 
+name_plainly(__name__.rpartition(".")[0])
+
+NODES = [
+    speaking(node)
+    for node in (
+        Klein9BPlan,
+        Klein9BQuantize,
+        Klein9BLoader,
+        Klein9BLora,
+        Klein9BTextEncode,
+        Klein9BCast,
+        Klein9BFolder,
+        Klein9BReferences,
+        Klein9BInpaint,
+        Klein9BReferenceStrength,
+        Klein9BNegative,
+        Klein9BReferenceCache,
+        Klein9BAccelerate,
+        Klein9BTiles,
+        Klein9BScheduler,
+        Klein9BSampler,
+        Klein9BRestore,
+        Klein9BEditReport,
+        Klein9BSaveFolder,
+        SegmindRemote,
+        SegmindJobs,
+        Klein9BSwitch,
+    )
+]
+
 
 class Klein9BExtension(ComfyExtension):
     """FLUX.2 [klein] 9B, on the user's own GPU and on Segmind's queue."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            Klein9BPlan,
-            Klein9BQuantize,
-            Klein9BLoader,
-            Klein9BLora,
-            Klein9BTextEncode,
-            Klein9BCast,
-            Klein9BFolder,
-            Klein9BReferences,
-            Klein9BInpaint,
-            Klein9BReferenceStrength,
-            Klein9BNegative,
-            Klein9BReferenceCache,
-            Klein9BAccelerate,
-            Klein9BTiles,
-            Klein9BScheduler,
-            Klein9BSampler,
-            Klein9BRestore,
-            Klein9BEditReport,
-            Klein9BSaveFolder,
-            SegmindRemote,
-            SegmindJobs,
-            Klein9BSwitch,
-        ]
+        return NODES
 
 
 async def comfy_entrypoint() -> Klein9BExtension:

@@ -101,7 +101,7 @@ class Klein9BAccelerate(io.ComfyNode):
             return io.NodeOutput(cls._accelerated(model, Profile(profile), attention, cfg_from, cfg_until))
         except MissingFromHost as error:
             log.warning("Klein 9B Accelerate is off: %s", error)
-            show_text(cls, f"off: {error}")
+            show_text(cls, f"OFF: {error}")
             return io.NodeOutput(model)
 
     @classmethod
@@ -112,7 +112,7 @@ class Klein9BAccelerate(io.ComfyNode):
         unfit = unfit_because(model)
         if unfit is not None:
             log.warning("Klein 9B Accelerate is off: %s.", unfit)
-            show_text(cls, f"off: {unfit}")
+            show_text(cls, f"OFF: {unfit}")
             return model
         ops, notes = ChosenOps(profile, model), list[str]()
         chosen, interval = AttentionChoice(None, ""), CfgInterval(cfg_from, cfg_until)

@@ -8,12 +8,14 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..klein import file_names
-from ..klein.file_set import check_set
+from ..klein.file_set import WrongFile, check_set
 from ..klein.variant import VARIANTS, decide_variant
+from .host.chosen_files import absent_because, with_gguf
 from .host.fits import watch
 from .host.lazy_clip import lazy_clip
 from .host.loaded_klein import LoadedKlein
 from .host.newer_host import needs_host
+from .host.settings_said import say_mistaken_settings
 from .host.text import show_text
 
 if TYPE_CHECKING:
@@ -78,16 +80,27 @@ class Klein9BLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, diffusion_model: str | None = None, text_encoder: str | None = None, vae: str | None = None
+    ) -> bool | str:
+        """Says of a file that is not there where it comes from, in place of the host's list of those that are."""
+        return absent_because(diffusion_model=diffusion_model, text_encoder=text_encoder, vae=vae) or True
+
+    @classmethod
     @needs_host()
     def execute(cls, diffusion_model: str, text_encoder: str, vae: str, variant: str) -> io.NodeOutput:
         model_path = folder_paths.get_full_path_or_raise("diffusion_models", diffusion_model)
         encoder_path = folder_paths.get_full_path_or_raise("text_encoders", text_encoder)
         vae_path = folder_paths.get_full_path_or_raise("vae", vae)
-        files = check_set(model_path, encoder_path, vae_path)
+        try:
+            files = check_set(model_path, encoder_path, vae_path)
+        except WrongFile as error:
+            raise with_gguf(error) from error
         loaded = LoadedKlein(files, decide_variant(files.diffusion_model.variant, variant))
         model = _load_model(model_path)
         loaded.keep_on(model)
         watch(model)
+        say_mistaken_settings(model, loaded, cls)
         show_text(cls, loaded.summary)
         clip = lazy_clip(encoder_path, folder_paths.get_folder_paths("embeddings"), loaded)
         return io.NodeOutput(model, clip, _load_vae(vae_path))

@@ -101,7 +101,7 @@ class Klein9BReferenceCache(io.ComfyNode):
         try:
             return io.NodeOutput(cls._cached(model, settings, any_model))
         except MissingFromHost as error:
-            show_text(cls, f"off: {step_aside(error)}")
+            show_text(cls, f"OFF: {step_aside(error)}")
             return io.NodeOutput(model)
 
     @classmethod
@@ -109,7 +109,7 @@ class Klein9BReferenceCache(io.ComfyNode):
     def _cached(cls, model: ModelPatcher, settings: Settings, any_model: bool) -> ModelPatcher:
         doubt = untrained_because(model)
         if doubt and not any_model:
-            show_text(cls, f"off: {doubt}")
+            show_text(cls, f"OFF: {doubt}")
             return model
         return with_cached_references(model, replace(settings, approximate=doubt))
 

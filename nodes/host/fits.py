@@ -20,6 +20,7 @@ from .cache_memory import KEY as CACHE
 from .card import device_name
 from .list_progress import KEY as LIST
 from .newer_host import MissingFromHost, needs_host
+from .settings_said import KEY as SETTINGS
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -132,7 +133,7 @@ def _is_changed(patcher: ModelPatcher, options: Mapping[str, Any]) -> bool:
     hung = [patcher.object_patches, patcher.injections]
     hung += [value for group in groups for name, value in group.items() if name not in _WATCHED]
     hung += [value for name, value in options.items() if name not in _OPTIONS]
-    return bool(keys - {KEY, CACHE, LIST}) or any(map(_says_something, hung))
+    return bool(keys - {KEY, CACHE, LIST, SETTINGS}) or any(map(_says_something, hung))
 
 
 def _says_something(value: Any) -> bool:

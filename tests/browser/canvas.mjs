@@ -105,21 +105,21 @@ export async function press(page, { button }) {
 export async function waitForText(page, { title, part }) {
   const said = await page.waitForFunction(({ title, part }) => {
     const [node] = window.app.graph.nodes.filter((one) => one.title === title);
-    const text = node.widgets?.find((widget) => widget.name === "$$node-text-preview")?.value ?? "";
+    const text = node.widgets?.find((widget) => widget.name === "klein9b_said")?.value ?? "";
     return text.includes(part) && text;
   }, { title, part }, { polling: 100 });
   return said.jsonValue();
 }
 
 // Presses Run and waits for a picture on the node with a title. Returns the picture's size in pixels and all that
-// each node said meanwhile, by type: newer frontends wipe the text under a node when the run ends.
+// each node said meanwhile, by type.
 export async function run(page, { title }) {
   await page.evaluate(() => { window.said = {}; });
   await page.getByTestId("queue-button").click();
   const finished = await page.waitForFunction((title) => {
     const { nodes } = window.app.graph;
     for (const node of nodes) {
-      const text = node.widgets?.find((widget) => widget.name === "$$node-text-preview")?.value;
+      const text = node.widgets?.find((widget) => widget.name === "klein9b_said")?.value;
       const said = (window.said[node.type] ??= []);
       if (text && said.at(-1) !== text) said.push(text);
     }

@@ -8,10 +8,11 @@ import * as help from "./help.mjs";
 import * as issues from "./issues.mjs";
 import * as library from "./library.mjs";
 import { launch } from "./page.mjs";
+import * as said from "./said.mjs";
 import * as session from "./session.mjs";
 import * as templates from "./templates.mjs";
 
-const ACTIONS = { ...session, ...templates, ...issues, ...library, ...app, ...canvas, ...figures, ...help };
+const ACTIONS = { ...session, ...templates, ...issues, ...library, ...app, ...canvas, ...figures, ...help, ...said };
 
 const browser = await launch();
 const page = await session.newPage(browser);

@@ -186,7 +186,7 @@ ACCELERATE_IS_OFF = {
     "comfy.quant_ops.QuantizedTensor",
 }
 # Text under nodes, which a line in the log stands in for.
-TEXT = {"server.PromptServer", "server.PromptServer.send_progress_text"}
+TEXT = {"server.PromptServer", "server.PromptServer.send_sync"}
 # Needed only once memory runs out, on a graphics card, for its 8-bit layers, in bf16, with a LoRA on the text encoder,
 # where cfg acts in part of the schedule, or to say how far a folder is.
 UNUSED = {
@@ -211,7 +211,7 @@ METHODS = {
     "comfy.model_patcher.ModelPatcher.get_attachment",
     "comfy.model_patcher.ModelPatcher.set_additional_models",
     "comfy.model_patcher.ModelPatcher.set_attachments",
-    "server.PromptServer.send_progress_text",
+    "server.PromptServer.send_sync",
 }
 
 

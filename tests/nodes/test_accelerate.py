@@ -122,7 +122,7 @@ def test_another_model_passes_through(said, caplog):
     other = Patcher()
     with caplog.at_level(logging.WARNING):
         assert accelerated(other) is other
-    assert said == ["off: the diffusion model is a Other, not the host's Flux"] and len(caplog.records) == 1
+    assert said == ["OFF: the diffusion model is a Other, not the host's Flux"] and len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_a_host_without_what_it_needs(model, said, monkeypatch, name):
     """It is told before a run, not in the middle of one."""
     monkeypatch.delattr(name)
     assert accelerated(model) is model
-    assert said[0].startswith(f"off: Klein 9B needs {name}, which ")
+    assert said[0].startswith(f"OFF: Klein 9B needs {name}, which ")

@@ -106,3 +106,65 @@ def test_a_new_loader_never_chooses_another_model(comfy_host, monkeypatch, insta
     _, about = Klein9BLoader.INPUT_TYPES()["required"]["diffusion_model"]
     assert about["default"] == first and sorted(about["options"]) == sorted(installed)
     assert not installed or first == about["options"][0] or len(installed) == 1
+
+
+class TestAFileThatIsNotThere:
+    """The frontend shows what the host would not: which file it is, where it comes from, what opens a GGUF file."""
+
+    def refused(self, **files):
+        from klein9b.nodes.loader import Klein9BLoader
+
+        return Klein9BLoader.validate_inputs(
+            **{"diffusion_model": MODEL, "text_encoder": standins.TEXT_ENCODER, "vae": VAE} | files
+        )
+
+    def test_those_that_are_there_pass(self, models):
+        assert self.refused() is True
+        assert self.refused(vae=None) is True, "it is linked"
+
+    def test_it_is_named_with_its_page(self, models):
+        said = self.refused(text_encoder="qwen_3_8b_fp4mixed_2.safetensors")
+        assert said.startswith("qwen_3_8b_fp4mixed_2.safetensors is not in models/text_encoders, but text_encoder")
+        assert "into models/text_encoders" in said and "diffusion_model " not in said and "GGUF" not in said
+
+    def test_a_gguf_file_is_named_with_what_opens_it(self, models):
+        gguf = models / "diffusion_models" / "flux-2-klein-9b-Q4_K_M.gguf"
+        gguf.write_bytes(b"GGUF")
+        (models / "diffusion_models" / "other.safetensors").write_bytes(b"PK\x03\x04")
+        try:
+            missing = self.refused(diffusion_model="flux-2-klein-9b-int8.safetensors")
+            with pytest.raises(ValueError, match="There is flux-2-klein-9b-Q4_K_M.gguf") as wrong:
+                load(model="other.safetensors")
+        finally:
+            gguf.unlink()
+            (models / "diffusion_models" / "other.safetensors").unlink()
+        for said in (missing, str(wrong.value)):
+            assert said.endswith(
+                "There is flux-2-klein-9b-Q4_K_M.gguf: a GGUF file is opened by Unet Loader (GGUF) of the pack "
+                "ComfyUI-GGUF, in place of this loader."
+            )
+
+
+class TestSettingsOfAnotherTraining:
+    """Said under the loader, once a run, and taken back when it is no more so."""
+
+    def test_base_settings_on_distilled_weights(self, models, monkeypatch):
+        from host.edits import edit
+        from klein9b.nodes.host import settings_said
+
+        said = []
+        monkeypatch.setattr(settings_said, "show_text", lambda node, text: said.append(text))
+        model, *_ = load()
+        edit(model, embeds=standin_prompt(model), negative=standin_prompt(model), cfg=1.0)
+        assert said == []
+        for cfg in (5.0, 1.0, 1.0):
+            edit(model.clone(), embeds=standin_prompt(model), negative=standin_prompt(model), cfg=cfg)
+        assert len(said) == 2
+        assert said[0].startswith("CHECK: these weights are the distilled ones, made for 4 steps at cfg 1; this run")
+        assert said[1].startswith("Klein 9B distilled")
+
+
+def standin_prompt(model):
+    import torch
+
+    return torch.randn(1, 512, model.model.diffusion_model.params.context_in_dim, generator=torch.manual_seed(1))

@@ -57,7 +57,7 @@ def test_other_weights_pass_through_and_are_told_how(node, variant, why):
     model = klein(variant)
     assert node(model) is model
     (text,) = node.shown
-    assert text.startswith("off: ") and why in text and "flux-2-klein-9b-kv" in text and "any_model" in text
+    assert text.startswith("OFF: ") and why in text and "flux-2-klein-9b-kv" in text and "any_model" in text
 
 
 def test_an_unknown_model_passes_through_and_is_told_how(node):

@@ -124,7 +124,7 @@ def test_the_cache_says_under_the_node_why_it_is_off(comfy_host, told, monkeypat
     model = klein_model()
     settings = {"storage": "model dtype", "memory_gib": 8.0, "keep": "between runs", "any_model": True}
     assert reference_cache.Klein9BReferenceCache.execute(model, **settings).args == (model,)
-    assert shown == [f"off: {told('comfy.patcher_extension.WrappersMP').removesuffix('.')}"]
+    assert shown == [f"OFF: {told('comfy.patcher_extension.WrappersMP').removesuffix('.')}"]
 
 
 @pytest.mark.parametrize("moment", ["before the run", "in its first step", "when a step is done"])
