@@ -1,9 +1,9 @@
 """What the remote lane does to its server and its host: 200 jobs at once, and requests against lateness.
 
 The fake Segmind runs in the same process, so its memory is counted too. The times of the second part are played faster
-or slower than the world, for the fake and the lane alike; the official SDK meets the same jobs on the same kind of server. Its
-jobs are of one length each, of which the lane knows twenty (`remote/cadence.py` says what is aimed at), and then
-jobs near the mean of 13.6 s of Segmind's page, one in sixteen with a slow start, of which it knows none.
+or slower than the world, for the fake and the lane alike; the official SDK meets the same jobs on the same kind of
+server. Its jobs are of one length each, of which the lane knows twenty (`remote/cadence.py` says what is aimed at), and
+then jobs near the mean of 13.6 s of Segmind's page, one in sixteen with a slow start, of which it knows none.
 """
 
 import asyncio
