@@ -119,7 +119,7 @@ const NEGATED = (negative_strength) => ({
 });
 
 const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own
-const SEEN = 230; // the height of a picture that is looked at beside others
+const SEEN = 300; // the height of a picture that is looked at beside others
 
 function noteNode(text, height) {
   return { id: "note", type: "MarkdownNote", title: "Read me", column: 0, height, widgets: { "": text } };
