@@ -6,11 +6,10 @@ import path from "node:path";
 import { linksBehindNodes } from "./geometry.mjs";
 import { arrange, distantLinks, enclose, enter, fold, lead } from "./layout.mjs";
 import { openFrontend } from "./page.mjs";
-import { WORKFLOWS } from "./workflow_specs.mjs";
+import { COLUMNS, WORKFLOWS } from "./workflow_specs.mjs";
 
 const [url, output, pack, hostVersion] = process.argv.slice(2);
 
-const COLUMNS = [400, 400, 360, 270, 330];
 const BETWEEN = 60, ABOVE = 26; // pixels from column to column, and from node to title
 const NOTE_COLOURS = { color: "#222b33", bgcolor: "#14181c" };
 

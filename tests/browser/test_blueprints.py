@@ -8,7 +8,10 @@ pytestmark = pytest.mark.host
 
 BLUEPRINTS = sorted(path.stem for path in (PACK / "subgraphs").glob("*.json"))
 FREE_SPOT = {"x": 700, "y": 400}
-QUERIES = {"Klein 9B edit": ("Klein 9B edit", "klein edit"), "Klein 9B text to image": ("Klein 9B text to image", "klein text")}
+QUERIES = {
+    "Klein 9B edit": ("Klein 9B edit", "klein edit"),
+    "Klein 9B text to image": ("Klein 9B text to image", "klein text"),
+}
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)

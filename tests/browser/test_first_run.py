@@ -81,5 +81,5 @@ def test_from_the_installer_to_the_first_picture(page, comfyui, models, tmp_path
     page("fit")
     page.screenshot("3 the picture")
     assert outcome["picture"] == [128, 128]
-    assert outcome["said"]["Klein9BLoader"][0].startswith("Klein 9B distilled")
+    assert outcome["said"]["Klein9BPlan"]
     assert page("heard") == {"complaints": [], "toasts": []}

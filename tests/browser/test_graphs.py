@@ -43,7 +43,9 @@ def figures(request, page):
     page("reset")
     measured = {}
     for path in GRAPHS:
-        files = {width: str(page.screenshot_path(f"graph {path.stem} {width} {request.param}")) for width in (1366, 1920)}
+        files = {
+            width: str(page.screenshot_path(f"graph {path.stem} {width} {request.param}")) for width in (1366, 1920)
+        }
         measured[path.stem] = page("graphFigures", graph=json.loads(path.read_text()), files=files)
     yield SimpleNamespace(drawing=request.param, of=measured)
     page("set", name="Comfy.VueNodes.Enabled", value=False)

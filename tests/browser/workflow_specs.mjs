@@ -59,7 +59,7 @@ ${offered} The diffusion model is gated: sign in at [${gated}](${HUB}/${gated}) 
 
 // What each graph is besides; its slider is drawn by Nodes 2.0 alone.
 const APP = "*Enter app mode*, the button beside *Graph* at the top left, turns this into a form with one Run button.";
-const COMPARED = " *Before and after* has its slider there and in Nodes 2.0; the classic canvas shows the picture only.";
+const COMPARED = " *Compare* shows both pictures there, and in Nodes 2.0 under a slider; the classic canvas shows the new one only.";
 
 function note(name, lines, files, { cached, compared } = {}) {
   const kept = cached ? "\n\nThe reference cache goes to RAM where VRAM is short." : "";
@@ -119,7 +119,7 @@ const NEGATED = (negative_strength) => ({
 });
 
 const PLACEHOLDER = "example.png"; // ships with ComfyUI; the person chooses their own
-const SEEN = 230; // the height of a picture that is looked at beside others
+const SEEN = 300; // the height of a picture that is looked at beside others
 
 function noteNode(text, height) {
   return { id: "note", type: "MarkdownNote", title: "Read me", column: 0, height, widgets: { "": text } };
@@ -143,11 +143,11 @@ function photographNodes(photographs) {
   }));
 }
 
-// The picture, and where it was edited the photograph beside it under a slider.
+// The picture, and where it was edited the photograph under a slider with it; the app shows the first of the two.
 function pictureNodes(picture, original, { title = "Picture", prefix = "Klein9B", id = "save" } = {}) {
   const save = { id, type: "SaveImage", title, ...RESULT, height: original ? SEEN : 480, shows: !original, widgets: { filename_prefix: prefix }, from: { images: picture } };
   if (!original) return [save];
-  return [save, { id: "compare", type: "ImageCompare", title: "Before and after", ...RESULT, height: 300, shows: true, from: { image_a: original, image_b: [id, "images"] } }];
+  return [save, { id: "compare", type: "ImageCompare", title: "Compare", ...RESULT, height: 300, shows: true, from: { image_a: [id, "images"], image_b: original } }];
 }
 
 // One graph, left to right: files, photographs and their plan, words, sampling, picture. `words` encodes the prompt,
@@ -408,7 +408,8 @@ function simple(one, { title, description, aliases, photographs, blueprint }) {
   };
 }
 
-const COLUMNS_INSIDE = [400, 360, 270, 330];
+export const COLUMNS = [400, 400, 360, 290, 310]; // pixels, of a graph that says nothing else
+const COLUMNS_INSIDE = COLUMNS.slice(1);
 const EDIT_NODE = {
   title: "Klein 9B edit", aliases: ["klein edit", "flux 2 klein 9b edit", "edit photograph"],
   description: "Edits photographs with FLUX.2 [klein] 9B as the prompt says: files, up to three images, prompt and seed. The picture comes back at image 1's own size.",

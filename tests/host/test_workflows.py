@@ -182,7 +182,9 @@ def test_the_jobs_are_listed(host, segmind):
 
 @pytest.mark.host
 def test_the_host_offers_the_blueprints(host):
-    offered = [one["name"] for one in host.get("/global_subgraphs").values() if "other_name" in one["info"]["node_pack"]]
+    offered = [
+        one["name"] for one in host.get("/global_subgraphs").values() if "other_name" in one["info"]["node_pack"]
+    ]
     assert sorted(offered) == [path.stem for path in BLUEPRINTS] == ["Klein 9B edit", "Klein 9B text to image"]
 
 
