@@ -198,7 +198,7 @@ function local({ name, subject, files, photographs, prompt, negative = "", words
   nodes.push(planNode(files, photographs, lora, { cfg, reference_cache: cached ? "model dtype" : "off" }));
   const last = reported ? ["report", "image"] : restores ? ["restore", "image"] : ["decode", "IMAGE"];
   nodes.push(...pictureNodes(last, sameSize && ["image_1", "IMAGE"]));
-  return { name, nodes, pictures, shown: reported ? ["3  Run"] : cached ? ["2  Write", "3  Run"] : edits ? ["1  Choose", "2  Write"] : ["2  Write", "3  Run"] };
+  return { name, nodes, pictures };
 }
 
 // One photograph after the other out of a folder, each picture into another: the one-image edit with both ends replaced.
@@ -249,7 +249,7 @@ function int8({ name, subject, files }) {
     ];
   };
   const nodes = [noteNode(`${subject}\n\n${filesNote(files, LINKS(files))}`, 760), ...make("diffusion_model", "model"), ...make("text_encoder", "text encoder")];
-  return { name, nodes, columns: [460, 460, 460], shown: ["1  Choose", "2  Run"] };
+  return { name, nodes, columns: [460, 460, 460] };
 }
 
 // The hosted model. Nothing to download; what to read first is the price, the privacy and where the key goes.
@@ -295,7 +295,6 @@ function remote({ name, subject, photographs, widgets }) {
   return {
     name,
     columns: edits ? [400, 400, 400, 460] : [400, 400, 460],
-    shown: edits ? ["1  Choose", "2  Write"] : ["2  Write", "3  Run"],
     nodes: [
       noteNode(remoteNote(`${subject}\n\n${APP}${edits ? COMPARED : ""}${NO_FILES}`, edits), 760),
       ...photographNodes(photographs),
@@ -310,7 +309,6 @@ function jobs({ name, subject, widgets }) {
   return {
     name,
     columns: [400, 460, 460],
-    shown: ["1  Choose", "2  Run"],
     nodes: [
       noteNode(`${subject}\n\n${APP}${NO_FILES}`, 560),
       { id: "jobs", type: "SegmindJobs", ...CHOOSE, widgets, app: { request_id: "request_id of a picture to fetch again", limit: "How many jobs to list" } },
@@ -339,7 +337,7 @@ function bothLanes({ name, subject, files, photographs, prompt }) {
 
 function sideBySide(task) {
   const nodes = bothLanes(task).map((node) => (node.id === "save" ? { ...node, title: "Picture from your GPU", height: 360, shows: true } : node));
-  return { name: task.name, shown: ["2  Write", "3  Run"], nodes: [...nodes, ...remotePicture().map((node) => (node.id === "remote_save" ? { ...node, height: 360 } : node))] };
+  return { name: task.name, nodes: [...nodes, ...remotePicture().map((node) => (node.id === "remote_save" ? { ...node, height: 360 } : node))] };
 }
 
 // Nothing but the switch hangs on Segmind Remote: a receipt's preview would run it whatever the lane.
@@ -351,7 +349,7 @@ function switched(task) {
     from: { local: ["restore", "image"], remote: ["remote", "image"], fits: ["plan", "fits"] },
   };
   const saved = { ...save, height: 480, shows: true, from: { images: ["switch", "image"] } };
-  return { name: task.name, shown: ["3  Run"], nodes: [...nodes.filter((node) => node !== save), lane, saved] };
+  return { name: task.name, nodes: [...nodes.filter((node) => node !== save), lane, saved] };
 }
 
 const EULER = { sampler: "euler" };
@@ -398,7 +396,6 @@ function simple(one, { title, description, aliases, photographs, blueprint }) {
   return {
     ...one,
     columns: edits ? [380, 300, 380, 400] : [400, 400, 440],
-    shown: edits ? ["1  Choose", "2  Write"] : ["1  Write", "2  Run"],
     nodes: one.nodes.map((other) => (outside.has(other.id) ? { ...other, ...place[other.id] } : { ...other, inside: true, group: undefined, column: other.column - 1 })),
     folded: {
       node, title, description, search_aliases: aliases, blueprint, category: "Klein 9B",
