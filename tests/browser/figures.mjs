@@ -75,7 +75,8 @@ export async function noteLines(page, { file }) {
   });
   await page.waitForTimeout(800);
   await page.screenshot({ path: file });
-  const lines = await page.locator(".comfy-markdown:visible").first().evaluate((note) => {
+  const id = await page.evaluate(() => window.app.graph.nodes.find((node) => node.type === "MarkdownNote").id);
+  const lines = await page.locator(`.comfy-markdown:visible, [data-node-id="${id}"]`).first().evaluate((note) => {
     const walker = document.createTreeWalker(note, NodeFilter.SHOW_TEXT), found = [];
     while (walker.nextNode()) {
       const range = document.createRange();

@@ -22,7 +22,7 @@ export function arrange({ spec, ids, between, above }) {
     // Columns of one group end together, with their nodes as far apart as that takes.
     const beside = columns.filter((other) => other.groups[0] && other.groups[0] === column.groups[0]);
     const spare = Math.max(column.height, ...beside.map((other) => other.height)) - column.height;
-    const step = TITLE + above + Math.min(spare / Math.max(column.inside.length - 1, 1), 140);
+    const step = TITLE + above + Math.min(spare / Math.max(column.inside.length - 1, 1), 220);
     let y = 0;
     for (const one of column.inside) {
       node(one).pos = [column.left, y];

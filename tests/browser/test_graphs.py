@@ -16,8 +16,8 @@ GRAPHS = [path for path in WORKFLOWS if not path.stem.endswith((" 8 GB", " 12 GB
 NOTES = ("Klein 9B edit two images 16 GB", "Klein 9B make int8 files", "Segmind remote edit two images")
 WIDEST = 2000  # pixels of the canvas
 CONTRAST = 4.5  # WCAG AA for text of a usual size
-LEAST_ZOOM = {1366: 0.35, 1920: 0.5}  # of a graph that is no app: those with two lanes are the tallest
-USUAL_ZOOM = {1366: 0.48, 1920: 0.68}
+LEAST_ZOOM = {1366: 0.32, 1920: 0.46}  # of the tallest: the edit with a report
+USUAL_ZOOM = {1366: 0.46, 1920: 0.66}
 EMPTY = 1 / 3  # of a group's height
 
 

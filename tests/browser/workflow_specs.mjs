@@ -192,7 +192,7 @@ function local({ name, subject, files, photographs, prompt, negative = "", words
   if (reported) {
     nodes.push(
       { id: "report", type: "Klein9BEditReport", ...RESULT, height: 240, widgets: reported, from: { original: ["image_1", "IMAGE"], edit: ["restore", "image"] } },
-      { id: "told", type: "PreviewAny", title: "Report", ...RESULT, height: 170, shows: true, from: { source: ["report", "report"] } },
+      { id: "told", type: "PreviewAny", title: "Report", ...RESULT, height: 100, shows: true, from: { source: ["report", "report"] } },
     );
   }
   nodes.push(planNode(files, photographs, lora, { cfg, reference_cache: cached ? "model dtype" : "off" }));
@@ -405,7 +405,7 @@ function simple(one, { title, description, aliases, photographs, blueprint }) {
   };
 }
 
-export const COLUMNS = [400, 400, 360, 290, 310]; // pixels, of a graph that says nothing else
+export const COLUMNS = [380, 400, 400, 290, 290]; // pixels, of a graph that says nothing else
 const COLUMNS_INSIDE = COLUMNS.slice(1);
 const EDIT_NODE = {
   title: "Klein 9B edit", aliases: ["klein edit", "flux 2 klein 9b edit", "edit photograph"],
