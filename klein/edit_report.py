@@ -107,7 +107,8 @@ def refuse_sizes(original: torch.Tensor, edit: torch.Tensor) -> None:
     if one != other:
         raise UnusableImage(
             f"The edit is {other} pixels and the original {one}: expected two pictures of one size. Put Klein 9B "
-            "Restore between VAE Decode and this node, which returns an edit to the size and framing of image 1."
+            "Restore between VAE Decode and this node, which returns an edit to the size and framing of image 1. After "
+            "enlarge_input_image, resize the original to the edit's size."
         )
 
 

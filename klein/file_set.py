@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,10 +118,23 @@ def check_set(diffusion_model: _PathLike, text_encoder: _PathLike, vae: _PathLik
         raise _wrong(slot, error.path, error.found) from error
 
 
-def absent(slot_name: str, file_name: str) -> WrongFile:
-    """What to say of a file that is not in the folder of the loader input with that name."""
+def absent(slot_name: str, file_name: str, there: Iterable[str]) -> WrongFile:
+    """What to say of a file that is not in the folder of the loader input with that name.
+
+    Args:
+        there: what is in that folder, with folders below it as the loader lists them.
+    """
     slot = next(slot for slot in (_MODEL, _ENCODER, _VAE) if slot.name == slot_name)
-    return _wrong(slot, Path(file_name), f"is not in models/{slot.folder}")
+    name = _last(file_name)
+    elsewhere = next((one for one in there if _last(one) == name), None)
+    if elsewhere is not None:
+        return WrongFile(f"{file_name} is not in models/{slot.folder}, but {elsewhere} is: choose it as {slot.name}.")
+    return _wrong(slot, Path(name), f"is not in models/{slot.folder}")
+
+
+def _last(file_name: str) -> str:
+    """Of a path as any system writes it."""
+    return re.split(r"[/\\]", file_name)[-1]
 
 
 def _check_model(model: DiffusionModel) -> DiffusionModel:

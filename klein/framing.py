@@ -235,7 +235,8 @@ def restore_image(edited: np.ndarray, original: np.ndarray, placement: Placement
         UnusableImage: the picture's aspect is not the grid's, so no placement is right.
     """
     grid, scaled, whole = placement.grid, placement.scaled, placement.original
-    wider, taller = enlargement(edited, grid, "Set aspect_ratio to match_input_image on Klein 9B References.")
+    what_to_do = "Set aspect_ratio to match_input_image or enlarge_input_image on Klein 9B References."
+    wider, taller = enlargement(edited, grid, what_to_do)
     columns = _covered(placement.left, grid.width, scaled.width, whole.width)
     rows = _covered(placement.top, grid.height, scaled.height, whole.height)
     across, down = scaled.width / whole.width, scaled.height / whole.height

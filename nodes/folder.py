@@ -11,7 +11,7 @@ import folder_paths
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..klein.framing import Size, refuse_extremes
+from ..klein.framing import CAP_SINGLE, Size, refuse_extremes
 from ..klein.photographs import (
     Contents,
     Photograph,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-BYTES_PER_PIXEL = 2 * 3 * 4  # ComfyUI keeps the photograph and the finished picture, in float32
+BYTES_PER_PIXEL = 3 * 4  # ComfyUI keeps the photograph, what the VAE gets of it, and the picture, in float32
 MOST = 10000
 
 
@@ -138,7 +138,7 @@ def _chosen(photographs: Sequence[Photograph], first: int, most: int) -> Sequenc
 def _refuse_too_many(chosen: Sequence[Photograph]) -> None:
     import psutil
 
-    needed = BYTES_PER_PIXEL * sum(one.size.area for one in chosen)
+    needed = BYTES_PER_PIXEL * sum(2 * one.size.area + min(one.size.area, CAP_SINGLE) for one in chosen)
     free = psutil.virtual_memory().available
     if needed > free:
         raise UnusableFolder(

@@ -96,7 +96,9 @@ class Klein9BReferences(io.ComfyNode):
                 "empty flux 2 latent",
             ],
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The prompt, from CLIP Text Encode."),
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt, from Klein 9B Text Encode, Klein 9B Cast or CLIP Text Encode."
+                ),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
@@ -212,24 +214,21 @@ class Klein9BReferences(io.ComfyNode):
 def _framed(
     connected: list[ConnectedImage], fit: Fit, aspect_ratio: dict[str, Any], pictures: int
 ) -> list[FramedImage]:
-    """How each is fitted. Image 1 enlarged is as large as was asked for, whatever fit and the others say."""
+    """How each is fitted. Image 1 enlarged is at least as large as was asked for, whatever fit and the others say."""
     several = len(connected) > pictures
     firsts, others = connected[:pictures], connected[pictures:]
-    large = _enlarged(firsts, aspect_ratio) if aspect_ratio["aspect_ratio"] == ENLARGE else firsts
-    if large is not firsts:
+    if aspect_ratio["aspect_ratio"] == ENLARGE:
+        large = [_enlarged(image, aspect_ratio["megapixels"]) for image in firsts]
         framed = frame_all(large, Fit.CROP if fit is Fit.MEGAPIXEL else fit, several=False)
     else:
         framed = frame_all(firsts, fit, several=several)
     return framed + frame_all(others, fit, several=several)
 
 
-def _enlarged(images: list[ConnectedImage], aspect_ratio: dict[str, Any]) -> list[ConnectedImage]:
-    """The same list where they are as large already."""
-    now = [Size(*image.pixels.shape[1::-1]) for image in images]
-    new = [enlarged(size, aspect_ratio["megapixels"]) for size in now]
-    if new == now:
-        return images
-    return [replace(image, pixels=resample(image.pixels, size)) for image, size in zip(images, new)]
+def _enlarged(image: ConnectedImage, megapixels: float) -> ConnectedImage:
+    now = Size(*image.pixels.shape[1::-1])
+    new = enlarged(now, megapixels)
+    return image if new == now else replace(image, pixels=resample(image.pixels, new))
 
 
 def _encode_all(

@@ -22,8 +22,8 @@ class Klein9BRestore(io.ComfyNode):
             description=(
                 "Returns an edited picture to image 1's original pixel size and framing, so that it lies exactly "
                 "over the original: padding is removed, cropped edges are taken from the original, and nothing "
-                "shifts. Needs aspect_ratio match_input_image on Klein 9B References. After Klein 9B Inpaint it puts "
-                "the painted part back and leaves every other pixel as it was."
+                "shifts. Needs aspect_ratio match_input_image or enlarge_input_image on Klein 9B References. After "
+                "Klein 9B Inpaint it puts the painted part back and leaves every other pixel as it was."
             ),
             search_aliases=["original size", "restore size", "uncrop", "unpad", "pixel shift", "resize back"],
             inputs=[

@@ -13,7 +13,8 @@ kernel on each of the account's last jobs; c is what makes the lateness `GOAL` o
 Aimed at: seen at most 1 s late and 25 % of the job's length, on average, for jobs of any one length from 1 to 60 s
 that varies by up to a tenth and of which twenty are known, at no more than 8 requests a job, submit and result among
 them, on average over the lengths. Where jobs vary by a fourth, K^2 / 2 says what is left. What is had in these cases,
-for a first job of which nothing is known, and for jobs of every length mixed: `tests/remote/test_cadence.py`.
+for a first job of which nothing is known, and for jobs of every length mixed: `tests/remote/test_cadence.py`. All of it
+for one job at a time: several share the account's rate (`governor`), which then spaces their looks further.
 """
 
 from __future__ import annotations

@@ -297,7 +297,7 @@ def describe(report: RunReport, held_bytes: int, freed_bytes: int, settings: Set
     if report.extended:
         lines.append("a reference was added: all were computed again, because they attend to each other")
     if freed_bytes and settings.budget:
-        lines.append(f"{freed_bytes / GIB:.2f} GiB were over the budget and are freed: raise memory_gib to keep them")
+        lines.append(f"{freed_bytes / GIB:.2f} GiB were over memory_gib and are freed: raise it to keep them")
     if report.misses:
         lines.append(f"computed in {report.seconds_spent:.2f} s")
     if report.hits:

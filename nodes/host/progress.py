@@ -22,6 +22,8 @@ SAID: dict[str, str] = {
 }
 
 
+UNSENT = {State.PLANNED, UPLOADING, State.SUBMITTING}
+
 STEPS = 100  # of a progress bar
 PART_AT_EXPECTED = 0.9  # of a bar, when a job takes as long as usual; the rest is for those that take longer
 
@@ -46,16 +48,19 @@ class Waiting:
         self._show, self._count, self._shown = show, count, ""
         self._move, self._moved = move, 0.0
         self._queued: dict[int, tuple[float, float]] = {}
+        self._sent: dict[int, float] = {}
 
     def hear(self, jobs: Sequence[Progress | None]) -> None:
         known = [job for job in jobs if job]
         for job in known:
             self._note_queue(job)
+            if job.state not in UNSENT:
+                self._sent.setdefault(job.job, job.waited_s)
         text = f"{self._states(known)}. {_time_and_money(known, self._count)}"
         if text != self._shown:
             self._shown = text
             self._show(text)
-        part = sum(map(_part_done, known)) / self._count
+        part = sum(_part_done(job, self._sent.get(job.job)) for job in known) / self._count
         if round(STEPS * part) > round(STEPS * self._moved):
             self._moved = part
             self._move(part)
@@ -82,11 +87,15 @@ class Waiting:
         return f"{said}, after {last - first:.0f} s in the queue" if job.job in self._queued else said
 
 
-def _part_done(job: Progress) -> float:
-    """Of one job by the time it usually takes: past that ever slower, so that the bar is full when the picture is."""
-    if job.state == State.KEPT or not job.expected_s:
+def _part_done(job: Progress, sent_s: float | None) -> float:
+    """Of one job by the time it usually takes: past that ever slower, so that the bar is full when the picture is.
+
+    Args:
+        sent_s: how long the run had waited when the job was sent, or when it was picked up.
+    """
+    if job.state == State.KEPT or not job.expected_s or sent_s is None:
         return float(job.state == State.KEPT)
-    part = job.waited_s / job.expected_s
+    part = (job.waited_s - sent_s) / job.expected_s
     return PART_AT_EXPECTED * part if part <= 1 else 1 - (1 - PART_AT_EXPECTED) / part
 
 

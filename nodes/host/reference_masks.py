@@ -80,9 +80,12 @@ def _on_grid(pixels: Tensor, placement: Placement | Cut | None, height: int, wid
     if placement is None:
         return Mask(pixels, "image_mask").on_grid(height, width)
     rows, columns = pixels.shape
+    if isinstance(placement, Placement) and Size(columns, rows) == placement.grid:
+        return pixels.view(height, GRID, width, GRID).mean(dim=(1, 3))
     if Size(columns, rows) != placement.original:
         raise UnusableRegion(
-            f"The image_mask is {columns}x{rows} pixels, but the image is {placement.original}. Paint it on that image."
+            f"The image_mask is {columns}x{rows} pixels, but the image is {placement.original}. Paint it on that "
+            "image, or on fitted_image of Klein 9B References."
         )
     if isinstance(placement, Cut):
         return torch.from_numpy(placement.on_cells(pixels.numpy()))

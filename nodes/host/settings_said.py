@@ -46,8 +46,9 @@ class Settings:
         self.loaded, self.node, self.said = loaded, node, ""
 
     def outer_sample(self, executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
-        cfg, sigmas = getattr(executor.class_obj, "cfg", None), kwargs.get("sigmas", args[3] if len(args) > 3 else None)
-        if isinstance(cfg, int | float) and sigmas is not None:  # nothing of a guider with several
+        guider, sigmas = executor.class_obj, kwargs.get("sigmas", args[3] if len(args) > 3 else None)
+        cfg = None if hasattr(guider, "cfg2") else getattr(guider, "cfg", None)  # nothing of a guider with several
+        if isinstance(cfg, int | float) and sigmas is not None:
             self._say(mistaken_settings(self.loaded.variant, sigmas.shape[-1] - 1, cfg))
         out: Tensor = executor(*args, **kwargs)
         return out

@@ -37,7 +37,7 @@ def _send(node: type[io.ComfyNode], text: str) -> None:
     import server
 
     running = getattr(server.PromptServer, "instance", None)
-    if running is not None:
+    if running is not None and running.client_id is not None:  # else everyone who watches this host would read it
         running.send_sync(EVENT, {"node": node.hidden.unique_id, "text": text}, running.client_id)
 
 

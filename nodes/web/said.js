@@ -13,6 +13,10 @@ const COLOURS = { said: "transparent", off: "#e0a030", error: "#e5484d" };
 const ours = new Set(); // node types of this pack
 const wrong = new Set(); // nodes under which an error stands
 const waiting = new Set(); // nodes that run again: what they said last time is dim until they speak
+const owners = new Map(); // the workflow that was shown when a prompt was queued; ids are each workflow's own
+let running = null; // prompt
+
+const WARNS = /^(OFF|CHECK):/;
 
 function nodeOf(id) {
   let graph = app.rootGraph ?? app.graph;
@@ -22,6 +26,22 @@ function nodeOf(id) {
     graph = node?.subgraph;
   }
   return node;
+}
+
+// Whether the host speaks of the workflow that is shown. It may be unknown after a reload: then it is believed.
+const isShown = () => (owners.get(running) ?? shown()) === shown();
+
+const shown = () => app.extensionManager?.workflow?.activeWorkflow;
+
+function own(prompt) {
+  owners.set(prompt, shown());
+  if (owners.size > 100) owners.delete(owners.keys().next().value);
+}
+
+// The node and before it those that hold it, which are what a person sees.
+function along(id) {
+  const path = String(id).split(":");
+  return path.map((_, i) => nodeOf(path.slice(0, i + 1).join(":"))).filter(Boolean);
 }
 
 // The name under which the frontend keeps a node's outputs, for each open workflow.
@@ -89,28 +109,41 @@ function wipe(node) {
   app.canvas?.setDirty(true, true);
 }
 
-// What the node said last, or nothing.
+// Of all that is said inside a folded node, what must not be missed.
+function warnings(graph) {
+  return graph.nodes.flatMap((node) => {
+    if (node.subgraph) return warnings(node.subgraph);
+    const text = ours.has(node.comfyClass) ? kept(node) : "";
+    return WARNS.test(text) ? [`${text.split("\n\n")[0]} (${node.title})`] : [];
+  });
+}
+
+// What the node said last, or nothing; an error stays.
 function show(node) {
-  const text = kept(node);
+  if (wrong.has(node)) return;
+  const text = node.subgraph ? warnings(node.subgraph).join("\n") : kept(node);
   if (!text) return wipe(node);
-  write(node, text, /^(OFF|CHECK):/.test(text) ? "off" : "said");
+  write(node, text, WARNS.test(text) ? "off" : "said");
 }
 
 function say({ detail }) {
-  const node = nodeOf(detail.node);
-  if (!node || !ours.has(node.comfyClass)) return;
-  waiting.delete(node);
-  keep(node, detail.text);
-  show(node);
+  const nodes = along(detail.node);
+  if (isShown()) nodes.forEach((node) => wrong.delete(node));
+  take(nodes, detail.text);
 }
 
 // What the host kept of a node that need not run, too.
 function hear({ detail }) {
-  const node = nodeOf(detail.node);
-  if (!node || !ours.has(node.comfyClass) || wrong.has(node)) return;
+  take(along(detail.node), detail.output?.[OUTPUT]?.at(-1)?.at(-1) ?? "");
+}
+
+function take(nodes, text) {
+  const node = nodes.at(-1);
+  if (!isShown()) return;
+  if (!ours.has(node?.comfyClass) || wrong.has(node)) return;
   waiting.delete(node);
-  keep(node, detail.output?.[OUTPUT]?.at(-1)?.at(-1) ?? "");
-  show(node);
+  keep(node, text);
+  nodes.forEach(show);
 }
 
 function blame(node, sentence) {
@@ -119,32 +152,37 @@ function blame(node, sentence) {
 }
 
 function forgive() {
-  for (const node of wrong) if (node.graph) show(node);
+  const forgiven = [...wrong].filter((node) => node.graph);
   wrong.clear();
+  forgiven.forEach(show);
 }
 
 function begin(id) {
-  const node = id != null && nodeOf(id);
-  if (!node || !find(node)) return;
+  const node = id != null && isShown() && nodeOf(id);
+  if (!node || !ours.has(node.comfyClass) || !find(node)) return;
   waiting.add(node);
   find(node).element.style.opacity = 0.5;
 }
 
 // Whoever ran again and said nothing has nothing to say.
 function end() {
-  for (const node of waiting) {
+  const silent = [...waiting].filter((node) => node.graph);
+  waiting.clear();
+  for (const node of silent) {
     keep(node, "");
     wipe(node);
   }
-  waiting.clear();
-  for (const node of app.graph.nodes) if (find(node)) fit(node); // beside pictures that came after
+  for (const node of app.graph.nodes.filter(find)) {
+    if (node.subgraph) show(node);
+    if (find(node)) fit(node); // beside pictures that came after
+  }
 }
 
-// Under the node, and under each that holds it: those are what a person sees.
+// Under the node, and under each that holds it.
 function fail({ detail }) {
   end();
-  const path = String(detail.node_id).split(":");
-  const nodes = path.map((_, i) => nodeOf(path.slice(0, i + 1).join(":"))).filter(Boolean);
+  if (!isShown()) return;
+  const nodes = along(detail.node_id);
   const inside = (line) => line.includes(`/${FOLDER}/`) || line.includes(`\\${FOLDER}\\`);
   if (!ours.has(nodes.at(-1)?.comfyClass) && !detail.traceback?.some(inside)) return;
   for (const node of nodes) blame(node, detail.exception_message.trim());
@@ -172,6 +210,7 @@ function hearRefusals() {
     forgive();
     try {
       const answer = await queuePrompt.apply(this, order);
+      own(answer.prompt_id);
       refuse(answer.node_errors);
       return answer;
     } catch (error) {
@@ -193,6 +232,7 @@ app.registerExtension({
   setup() {
     api.addEventListener("klein9b.said", say);
     api.addEventListener("executed", hear);
+    api.addEventListener("execution_start", ({ detail }) => { running = detail.prompt_id; });
     api.addEventListener("executing", ({ detail }) => begin(detail));
     api.addEventListener("execution_success", end);
     api.addEventListener("execution_interrupted", end);
@@ -201,6 +241,6 @@ app.registerExtension({
   },
   // Another workflow is shown: its nodes are new, what they said is not.
   onNodeOutputsUpdated() {
-    for (const node of app.graph?.nodes ?? []) if (ours.has(node.comfyClass)) show(node);
+    for (const node of app.graph?.nodes ?? []) if (ours.has(node.comfyClass) || node.subgraph) show(node);
   },
 });

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.host
 KV = "Klein 9B KV edit two images"
 REMOTE = "Segmind remote text to image four seeds"
 DISTILLED = "flux-2-klein-9b-fp8.safetensors"
+BASE = "flux-2-klein-base-9b-fp8.safetensors"
 PHOTOGRAPHS = {"Image 1": "image_1.png", "Image 2": "image_2.png"}
 SPEAK = {"Klein9BLoader", "Klein9BPlan", "Klein9BTextEncode", "Klein9BReferenceCache", "Klein9BAccelerate"}
 PROMPT = "A red fox in fresh snow, seen from the side, its breath in the cold air"
@@ -93,6 +94,19 @@ class TestErrors:
         page("runRefused")
         said = page("said")["Klein9BLoader"]
         assert said["kind"] == "error" and "is not in models/text_encoders, but text_encoder needs" in said["text"]
+
+
+def test_what_must_not_be_missed_stands_on_a_folded_node_too(page, drawing, comfy):
+    page("openTemplate", folder=PACK_FOLDER, name="Klein 9B edit one image 16 GB")
+    page("choose", title="Image 1", widget="image", value="image_1.png")
+    for file, said in ((BASE, "CHECK: these weights are the base model"), (DISTILLED, "")):
+        page("choose", title="Klein 9B edit", widget="diffusion_model", value=file)
+        assert page("runToTheEnd") == "execution_success"
+        page.screenshot(f"folded {file} {drawing}")
+        outside = page("said").get("subgraph", {"text": "", "kind": "off"})
+        if comfy.version == "newest" or not said:  # the pinned one adds no widget to a subgraph
+            assert outside["text"].startswith(said) and outside["kind"] == "off"
+            assert outside["text"].endswith(" (Klein 9B Loader)" if said else "")
 
 
 def test_segmind_jobs_can_be_read_and_copied(page, drawing, comfy):

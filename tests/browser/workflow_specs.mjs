@@ -290,7 +290,8 @@ function remotePicture(original) {
 
 function remote({ name, subject, photographs, widgets }) {
   const edits = photographs.length > 0;
-  const place = { ...WRITE, column: edits ? 2 : 1 };
+  const [write, run] = edits ? [WRITE, RESULT] : [{ group: "1  Write" }, { group: "2  Run" }];
+  const place = { ...write, column: edits ? 2 : 1 };
   const column = place.column + 1;
   return {
     name,
@@ -299,7 +300,7 @@ function remote({ name, subject, photographs, widgets }) {
       noteNode(remoteNote(`${subject}\n\n${APP}${edits ? COMPARED : ""}${NO_FILES}`, edits), 760),
       ...photographNodes(photographs),
       remoteNode({ widgets, photographs, place }),
-      ...remotePicture(edits && ["image_1", "IMAGE"]).map((node) => ({ ...node, column })),
+      ...remotePicture(edits && ["image_1", "IMAGE"]).map((node) => ({ ...node, group: run.group, column })),
     ],
   };
 }
@@ -382,7 +383,7 @@ const TASKS = [
 const GRAPH = { "docs/graph.jpg": undefined, "nodes/web/docs/img/klein9b_references.jpg": ["1  Choose", "2  Write"] };
 
 const ASIDES = {
-  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: open the *Klein 9B* node by the button at its corner and put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
+  8: " nvfp4 is computed as it is on RTX 50 cards; older ones unpack each layer as it is used, which takes time and 0.3 GB. A GGUF file works too: open the folded node by the button at its corner and put *Unet Loader (GGUF)* and *CLIPLoader (GGUF)*, type flux2, of the ComfyUI-GGUF pack and *Load VAE* in the loader's place; every other node stays.",
 };
 
 // A task with all that a beginner need not see folded into one node, which the node search offers too.
@@ -419,7 +420,7 @@ const TEXT_NODE = {
 function onCards({ task, subject, ...rest }) {
   return Object.entries(CARDS).map(([gb, files]) => {
     const pictures = task === "edit two images" && gb === "16" ? GRAPH : undefined;
-    const one = local({ ...DISTILLED, ...rest, name: `Klein 9B ${task} ${gb} GB`, subject: `${subject}\n\nFor a card with ${gb} GB.${ASIDES[gb] ?? ""}`, files, pictures });
+    const one = local({ ...DISTILLED, ...rest, name: `Klein 9B ${task} ${gb} GB`, subject: `${subject}\n\nFor a card with ${gb} GB. The loader, the steps and the rest are inside the folded node: the button at its corner opens it.${ASIDES[gb] ?? ""}`, files, pictures });
     const blueprint = gb === "16" && task !== "edit one image";
     return simple(one, { ...(rest.photographs.length ? EDIT_NODE : TEXT_NODE), photographs: rest.photographs, blueprint });
   });

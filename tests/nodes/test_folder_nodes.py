@@ -114,7 +114,7 @@ class TestFolder:
     def test_more_than_the_ram_holds_is_refused_before_it_is_read(self, told, monkeypatch):
         import psutil
 
-        needed = 2 * 12 * (160 * 160 * 2 + 160 * 107)
+        needed = 3 * 12 * (160 * 160 * 2 + 160 * 107)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
         with pytest.raises(UnusableFolder, match=r"These 3 photographs and .* Set most to 2, and edit the rest"):
             load()

@@ -127,6 +127,19 @@ class TestAFileThatIsNotThere:
         assert said.startswith("qwen_3_8b_fp4mixed_2.safetensors is not in models/text_encoders, but text_encoder")
         assert "into models/text_encoders" in said and "diffusion_model " not in said and "GGUF" not in said
 
+    @pytest.mark.parametrize("asked", ["klein/{}", "klein\\{}"])
+    def test_it_is_found_under_another_folder(self, models, asked):
+        said = self.refused(vae=asked.format(VAE))
+        assert said == f"{asked.format(VAE)} is not in models/vae, but {VAE} is: choose it as vae."
+
+    def test_another_models_gguf_file_is_no_help(self, models):
+        other = models / "diffusion_models" / "wan2.2-Q4_K_M.gguf"
+        other.write_bytes(b"GGUF")
+        try:
+            assert "GGUF" not in self.refused(diffusion_model="flux-2-klein-9b-int8.safetensors")
+        finally:
+            other.unlink()
+
     def test_a_gguf_file_is_named_with_what_opens_it(self, models):
         gguf = models / "diffusion_models" / "flux-2-klein-9b-Q4_K_M.gguf"
         gguf.write_bytes(b"GGUF")

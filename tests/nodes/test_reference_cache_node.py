@@ -133,10 +133,10 @@ def test_a_budget_that_is_too_small_is_said(node):
     small = node(model, memory_gib=1e-5)
     for _ in range(2):
         edit(small, refs(), steps=1)
-        assert node.shown[-1].startswith("miss") and "raise memory_gib to keep them" in node.shown[-1]
+        assert node.shown[-1].startswith("miss") and "over memory_gib and are freed: raise it" in node.shown[-1]
     for enough in (node(model), node(model, keep="this run")):
         edit(enough, refs(), steps=1)
-        assert "budget" not in node.shown[-1]
+        assert "memory_gib" not in node.shown[-1]
 
 
 @pytest.mark.parametrize("storage", ["int8", "int4"])

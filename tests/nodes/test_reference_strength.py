@@ -74,6 +74,14 @@ def test_after_the_hosts_own_reference_latent_a_mask_of_its_shape_fits(node):
     assert kept[0].all() and not kept[1:].any()
 
 
+def test_a_mask_painted_on_the_fitted_image_is_on_its_grid(node, joined):
+    mask = torch.zeros(1, 160, 256)
+    mask[:, 32:64, 48:96] = 1
+    wanted = torch.zeros(10, 16, dtype=torch.bool)
+    wanted[2:4, 3:6] = True
+    assert torch.equal(influence(run(node, joined, image_mask=mask)[0]).kept, wanted)
+
+
 def speck():
     mask = torch.zeros(1, 171, 256)
     mask[:, 50:54, 50:54] = 1

@@ -246,6 +246,17 @@ class TestEnlarged:
         assert tuple(back.shape[1:]) == frame.image.shape and max(back.shape) > 600
         assert np.array_equal(back[0].numpy(), frame.image)
 
+    def test_one_that_is_larger_yet_is_not_made_smaller_beside_others(self, node):
+        """A photograph a little larger than was asked for is no worse off than one a little smaller."""
+        choice, cup = {"aspect_ratio": "enlarge_input_image"}, photo("coffee")
+        sizes = []
+        for side in (1500, 1600):
+            large = torch.nn.functional.interpolate(photo("astronaut", 100).movedim(-1, 1), (side, side)).movedim(1, -1)
+            images = {"image_1": large, "image_2": cup}
+            _, _, latent, _ = run(node, CountingVae(), images=images, ratio=choice, megapixels=2.25)
+            sizes.append(tuple(latent["samples"].shape[2:]))
+        assert sizes == [(96, 96), (100, 100)]
+
     def test_a_photograph_that_is_as_large_stays(self, node):
         image = photo("astronaut", 600)
         wanted = run(node, CountingVae(), images={"image_1": image})

@@ -60,3 +60,16 @@ def test_every_node_of_the_pack_speaks_and_those_that_wait_are_awaited(comfy_hos
     assert all(node.GET_SCHEMA().has_intermediate_output for node in NODES)
     awaited = {node.__name__ for node in NODES if asyncio.iscoroutinefunction(node.execute)}
     assert awaited == {"SegmindRemote", "SegmindJobs"}
+
+
+def test_without_a_client_nobody_reads_it(spoken, monkeypatch):
+    """A prompt that a script posted belongs to no page; everyone who watches the host would read it."""
+    import server
+
+    sent = []
+    running = SimpleNamespace(client_id=None, send_sync=lambda *what: sent.append(what))
+    monkeypatch.setattr(server.PromptServer, "instance", running, raising=False)
+    spoken.execute(text="hello")
+    running.client_id = "a page"
+    spoken.execute(text="there")
+    assert sent == [("klein9b.said", {"node": "7", "text": "there"}, "a page")]
