@@ -6,14 +6,12 @@ import pytest
 
 import standins
 from browser.conftest import PACK_FOLDER
-from host.checkout import PACK
 from host.conftest import PHOTOGRAPHS
+from host.workflow_files import GRAPHS
 
 pytestmark = pytest.mark.host
 
 TWO = "Klein 9B edit two images 16 GB"
-WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
-GRAPHS = [path for path in WORKFLOWS if not path.stem.endswith((" 8 GB", " 12 GB", " 24 GB"))]  # one card for all
 
 
 @pytest.fixture

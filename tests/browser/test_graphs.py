@@ -7,33 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser.contrast import READABLE, contrast_of_line
 from host.checkout import PACK
+from host.workflow_files import GRAPHS
 
 pytestmark = pytest.mark.host
 
-WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
-GRAPHS = [path for path in WORKFLOWS if not path.stem.endswith((" 8 GB", " 12 GB", " 24 GB"))]  # one card for all
 NOTES = ("Klein 9B edit two images 16 GB", "Klein 9B make int8 files", "Segmind remote edit two images")
 WIDEST = 2000  # pixels of the canvas
-CONTRAST = 4.5  # WCAG AA for text of a usual size
 LEAST_ZOOM = {1366: 0.32, 1920: 0.46}  # of the tallest: the edit with a report
 USUAL_ZOOM = {1366: 0.46, 1920: 0.66}
 EMPTY = 1 / 3  # of a group's height
-
-
-def luminance(pixels):
-    """Relative luminance of sRGB pixels in 0..1, (..., 3) -> (...), as WCAG 2.2 defines it."""
-    linear = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
-    return linear @ np.array([0.2126, 0.7152, 0.0722])
-
-
-def contrast(pixels):
-    """Contrast ratio of a line of text, (height, width, 3): what stands out most against the commonest colour."""
-    flat = pixels.reshape(-1, 3)
-    colours, counts = np.unique(flat, axis=0, return_counts=True)
-    paper, ink = luminance(colours[counts.argmax()] / 255), luminance(flat / 255)
-    ratios = (np.maximum(ink, paper) + 0.05) / (np.minimum(ink, paper) + 0.05)
-    return float(ratios.max())
 
 
 @pytest.fixture(params=["classic", "nodes2"], scope="module")
@@ -83,9 +67,9 @@ def test_the_notes_stand_out(page, drawing, name, record_property):
     ratios = {}
     for line in lines:
         left, top, right, bottom = (round(edge) for edge in line["box"])
-        ratios[line["tag"], line["text"]] = contrast(picture[max(top, 0) : bottom, max(left, 0) : right])
+        ratios[line["tag"], line["text"]] = contrast_of_line(picture[max(top, 0) : bottom, max(left, 0) : right])
     record_property("least contrast", min(ratios.values()))
-    assert len(lines) > 10 and not {line: ratio for line, ratio in ratios.items() if ratio < CONTRAST}
+    assert len(lines) > 10 and not {line: ratio for line, ratio in ratios.items() if ratio < READABLE}
 
 
 class TestTheseTestsCanFail:
@@ -99,4 +83,4 @@ class TestTheseTestsCanFail:
     def test_pale_letters_have_little_contrast(self):
         picture = np.full((10, 20, 3), 101)
         picture[4, 5:9] = 160
-        assert contrast(picture) < CONTRAST < contrast(np.where(picture == 101, 20, 255))
+        assert contrast_of_line(picture) < READABLE < contrast_of_line(np.where(picture == 101, 20, 255))

@@ -16,9 +16,9 @@ def test_every_node_is_looked_for(pack_nodes):
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_it_is_dragged_from_the_library(page, pack_nodes, node_id):
-    title = pack_nodes[node_id]["display_name"]
-    for query in (title, *pack_nodes[node_id]["search_aliases"]):
-        assert page("dragFromLibrary", title=title, query=query, **FREE_SPOT) == [node_id], query
+    title, aliases = (pack_nodes[node_id][key] for key in ("display_name", "search_aliases"))
+    assert page("notFoundInLibrary", title=title, queries=aliases) == []
+    assert page("dragFromLibrary", title=title, query=title, **FREE_SPOT) == [node_id]
 
 
 @pytest.mark.parametrize("node_id", NODES)

@@ -1,22 +1,13 @@
 """Every shipped workflow, opened from the template browser as a person opens it."""
 
-import json
-
 import pytest
 
 from browser.conftest import PACK_FOLDER
-from host.checkout import PACK
-from host.workflow_files import all_nodes
+from host.workflow_files import GRAPHS, WORKFLOWS, all_nodes, read
 
 pytestmark = pytest.mark.host
 
-WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
-GRAPHS = [path for path in WORKFLOWS if not path.stem.endswith((" 8 GB", " 12 GB", " 24 GB"))]  # one card for all
 by_name = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-
-
-def read(path):
-    return json.loads(path.read_text())
 
 
 def without_packs(graph):

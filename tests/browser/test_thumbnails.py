@@ -5,9 +5,8 @@ import pytest
 from PIL import Image, ImageColor
 
 from browser import thumbnails
+from browser.contrast import READABLE, contrast, luminance
 from host.workflow_files import WORKFLOWS
-
-READABLE = 4.5  # to 1; Web Content Accessibility Guidelines, AA
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -22,12 +21,5 @@ def test_it_is_drawn_from_the_workflow(path):
     [("INK", "GROUND"), ("INK", "PAPER"), ("INK", "LOCAL"), ("INK", "SEGMIND"), ("QUIET", "GROUND")],
 )
 def test_words_can_be_read(ink, ground):
-    light, dark = sorted((luminance(getattr(thumbnails, one)) for one in (ink, ground)), reverse=True)
-    assert (light + 0.05) / (dark + 0.05) >= READABLE
-
-
-def luminance(colour):
-    """Relative luminance of sRGB, as WCAG 2.2 has it."""
-    channels = np.array(ImageColor.getrgb(colour)) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
+    one, other = (luminance(np.array(ImageColor.getrgb(getattr(thumbnails, name))) / 255) for name in (ink, ground))
+    assert contrast(one, other) >= READABLE

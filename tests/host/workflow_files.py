@@ -5,6 +5,7 @@ import json
 from host.checkout import PACK
 
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+GRAPHS = [path for path in WORKFLOWS if not path.stem.endswith((" 8 GB", " 12 GB", " 24 GB"))]  # one card for all
 PAINTED = "painted.png"
 PHOTOGRAPHS = ("image_1.png", "image_2.png", "image_3.png", "image_4.png")
 
