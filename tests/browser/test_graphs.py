@@ -16,7 +16,7 @@ pytestmark = pytest.mark.host
 NOTES = ("Klein 9B edit two images 16 GB", "Klein 9B make int8 files", "Segmind remote edit two images")
 WIDEST = 2000  # pixels of the canvas
 LEAST_ZOOM = {1366: 0.32, 1920: 0.46}  # of the tallest: the edit with a report
-USUAL_ZOOM = {1366: 0.46, 1920: 0.66}
+USUAL_ZOOM = {1366: 0.45, 1920: 0.65}
 EMPTY = 1 / 3  # of a group's height
 
 
