@@ -18,7 +18,7 @@ from segmind_host import environment, remember_jobs, write_key
 PACK_FOLDER = "klein9b"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # a browser that stays open draws its page over and over
 def browser():
     try:
         frontend = Frontend(find_toolchain())
@@ -40,7 +40,7 @@ def _front_end_arguments(version):
     return ("--front-end-root", str(static))
 
 
-@pytest.fixture(scope="session", params=["pinned", "newest"])
+@pytest.fixture(scope="package", params=["pinned", "newest"])
 def comfy(request, checkout, segmind, tmp_path_factory):  # noqa: F811
     """A host whose models folder is empty until `page` fills it."""
     arguments = _front_end_arguments(request.param)
@@ -67,7 +67,7 @@ def put_models(comfy, folder):
     link.symlink_to(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def page(comfy, browser, models):  # noqa: F811
     """The page of a host that has every model."""
     put_models(comfy, models)
@@ -113,7 +113,7 @@ def drawing(request, page):
     page("set", name="Comfy.VueNodes.Enabled", value=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pack_nodes(comfy):
     """What the host says of each of the pack's nodes, by node id."""
     everything = comfy.host.get("/object_info")
