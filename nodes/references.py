@@ -26,7 +26,7 @@ from ..klein.latent import LATENT_CHANNELS
 from ..klein.prompt import MOST_IMAGES
 from .host.fits import refuse_references
 from .host.frame import Frame, FramedBatch, FramedImage, FrameSocket
-from .host.newer_host import needs_host
+from .host.newer_host import MissingFromHost, needs_host
 from .host.pictures import ConnectedImage, frames_in_order
 from .host.prompt_text import missing_images
 from .host.reference_masks import with_placements
@@ -266,11 +266,18 @@ def _frame(framed: list[FramedImage], pictures: int) -> Frame | None:
     return FramedBatch(tuple(framed[:pictures])) if pictures > 1 else next(iter(framed), None)
 
 
-@needs_host()
 def _fitted_output(fitted: list[np.ndarray]) -> Any:
     """IMAGE (n, height, width, 3), sharing the memory of a single one; without image 1 what is connected is told so."""
     if fitted:
         return torch.from_numpy(fitted[0])[None] if len(fitted) == 1 else torch.from_numpy(np.stack(fitted))
+    try:
+        return _blocked()
+    except MissingFromHost:  # a host without it says in its own words that nothing came
+        return None
+
+
+@needs_host()
+def _blocked() -> Any:
     import comfy_execution.graph_utils
 
     return comfy_execution.graph_utils.ExecutionBlocker(_NOTHING_FITTED)

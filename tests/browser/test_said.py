@@ -59,6 +59,12 @@ class TestWords:
 
 
 class TestErrors:
+    @pytest.fixture(autouse=True)
+    def nothing_is_left(self, page, comfy):
+        """The frontend remembers which nodes of a workflow had errors, also when it is opened anew."""
+        yield
+        page("open", url=comfy.host.url)
+
     def test_the_sentence_stands_under_the_node_and_first_in_the_panel(self, page, drawing, models, complaints):
         broken = models / "diffusion_models" / "klein_broken.safetensors"
         broken.write_bytes(b"PK\x03\x04")

@@ -51,6 +51,7 @@ def variant_of(file):
 
 def local_part(graph):
     """Without the hosted lane, which other tests run."""
+    graph = passed_by(graph, "Klein9BSwitch", "local")
     (remote,) = nodes_of(graph, "SegmindRemote") or [None]
     if remote is None:
         return graph
@@ -99,7 +100,7 @@ def accelerated(graph):
     if nodes_of(graph, "Klein9BAccelerate"):
         return graph
     graph = copy.deepcopy(graph)
-    (guider,) = nodes_of(graph, "CFGGuider")
+    (guider,) = nodes_of(graph, "CFGGuider") + nodes_of(graph, "BasicGuider")
     graph["accelerate"] = node("Klein9BAccelerate", model=guider["inputs"]["model"], **EXACT)
     guider["inputs"]["model"] = ["accelerate", 0]
     return graph
@@ -107,9 +108,14 @@ def accelerated(graph):
 
 def plain(graph):
     """Without the node."""
+    return passed_by(graph, "Klein9BAccelerate", "model")
+
+
+def passed_by(graph, kind, name):
+    """Without the nodes of a kind: what is behind them gets what came in by that name."""
     graph = copy.deepcopy(graph)
-    for key in [key for key, one in graph.items() if one["class_type"] == "Klein9BAccelerate"]:
-        before = graph.pop(key)["inputs"]["model"]
+    for key in [key for key, one in graph.items() if one["class_type"] == kind]:
+        before = graph.pop(key)["inputs"][name]
         for one in graph.values():
             one["inputs"] |= {name: before for name, value in one["inputs"].items() if value == [key, 0]}
     return graph
