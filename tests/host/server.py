@@ -152,9 +152,9 @@ class Host:
         except urllib.error.HTTPError as error:
             raise HostError(error.read().decode()) from None
 
-    def queue(self, graph: dict) -> str:
-        """Queues an API-format graph and returns its prompt id."""
-        return self.post("/prompt", {"prompt": graph})["prompt_id"]
+    def queue(self, graph: dict, *, client_id: str | None = None) -> str:
+        """Queues an API-format graph for one who watches, or for nobody, and returns its prompt id."""
+        return self.post("/prompt", {"prompt": graph} | ({"client_id": client_id} if client_id else {}))["prompt_id"]
 
     def wait(self, prompt_id: str, *, timeout: float = 300) -> dict:
         """The history entry of a finished prompt.
@@ -172,8 +172,8 @@ class Host:
             time.sleep(0.1)
         raise HostError(f"The prompt did not finish within {timeout} s:\n{self.log()[-3000:]}")
 
-    def run(self, graph: dict, *, timeout: float = 300) -> dict:
-        return self.wait(self.queue(graph), timeout=timeout)
+    def run(self, graph: dict, *, timeout: float = 300, client_id: str | None = None) -> dict:
+        return self.wait(self.queue(graph, client_id=client_id), timeout=timeout)
 
     def pictures(self, entry: dict) -> list[Path]:
         """The PNG files a finished prompt saved."""

@@ -38,7 +38,7 @@ def graph():
 
 def test_a_known_edit_is_reported_and_laid_over_the_original(host, pair):
     with Watcher(host) as watcher:
-        entry = host.run(graph())
+        entry = host.run(graph(), client_id=watcher.client_id)
     (text,) = entry["outputs"]["text"]["text"]
     shift, *_, changed = text.splitlines()
     assert shift.startswith(("shift: 4.9", "shift: 5.0")) and " px right, " in shift and shift.endswith(" px up")

@@ -82,8 +82,7 @@ def edited(host, folder, tmp_path_factory):
     start = len(host.log())
     with Watcher(host) as watcher:
         prompt = "a boat on a lake of mercury"
-        body = {"prompt": edits(path, prompt=prompt), "client_id": watcher.client_id}
-        entry = host.wait(host.post("/prompt", body)["prompt_id"])
+        entry = host.run(edits(path, prompt=prompt), client_id=watcher.client_id)
     encodes = {what: counted(host, what) - count for what, count in before.items()}
     log = host.log()[start:]
     return {"entry": entry, "latents": torch.load(path), "said": watcher.said(), "encodes": encodes, "log": log}

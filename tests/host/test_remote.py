@@ -119,7 +119,7 @@ class TestPicture:
     def test_while_it_waits_the_node_says_how_it_goes(self, host, segmind):
         segmind.behave(Behaviour(queue_seconds=1.5, run_seconds=1.5))
         with Watcher(host) as watcher:
-            host.run(remote([], prompt="telling"))
+            host.run(remote([], prompt="telling"), client_id=watcher.client_id)
             said = watcher.said()
         for words in ("In Segmind's queue for 1 s", "Being made, after", "s of about", "about $0.04", "7, $0.0402"):
             assert words in said
@@ -131,7 +131,7 @@ class TestTime:
         segmind.behave(Behaviour(run_seconds=2.0))
         graph = remote([], prompt="cancelled")
         with Watcher(host) as watcher:
-            prompt_id = host.queue(graph)
+            prompt_id = host.queue(graph, client_id=watcher.client_id)
             wait_for(lambda: spent.submits)
             time.sleep(0.3)
             pressed = time.time()

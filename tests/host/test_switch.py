@@ -77,7 +77,7 @@ def test_segmind_reads_no_weights_and_is_paid_once(host, seen):
 @pytest.mark.parametrize(("plan", "charges"), [(FITS, 0), (NEVER_FITS, 1)], ids=["it fits", "it does not"])
 def test_the_plan_decides_before_anything_is_loaded(host, seen, plan, charges):
     with Watcher(host) as watcher:
-        host.run(graph(WHERE_IT_FITS, plan=plan))
+        host.run(graph(WHERE_IT_FITS, plan=plan), client_id=watcher.client_id)
         said = watcher.said()
     loads, requests, paid = seen()
     assert bool(loads) is not bool(charges) and bool(requests) is bool(charges) and paid == charges

@@ -213,7 +213,7 @@ def test_both_lanes_get_the_same_and_the_remote_one_starts_first(host, segmind):
     number["inputs"]["value"], text["inputs"]["value"] = 4711, "one prompt for both"
     segmind.behave(Behaviour(run_seconds=1.0))
     with Watcher(host) as watcher:
-        host.wait(host.post("/prompt", {"prompt": graph, "client_id": watcher.client_id})["prompt_id"])
+        host.run(graph, client_id=watcher.client_id)
         said = [json.loads(one) for one in watcher.messages if one.startswith(b"{")]
     body, sampled = segmind.jobs[-1].body, nodes_of(graph, "RandomNoise")[0]["inputs"]["noise_seed"]
     assert (body["prompt"], body["seed"], len(body["image_urls"])) == ("one prompt for both", 4711, 2)
