@@ -54,13 +54,13 @@ class Waiting:
         known = [job for job in jobs if job]
         for job in known:
             self._note_queue(job)
-            if job.state not in UNSENT:
-                self._sent.setdefault(job.job, job.waited_s)
+            if job.state in UNSENT:
+                self._sent[job.job] = job.waited_s
         text = f"{self._states(known)}. {_time_and_money(known, self._count)}"
         if text != self._shown:
             self._shown = text
             self._show(text)
-        part = sum(_part_done(job, self._sent.get(job.job)) for job in known) / self._count
+        part = sum(_part_done(job, self._sent.get(job.job, 0.0)) for job in known) / self._count
         if round(STEPS * part) > round(STEPS * self._moved):
             self._moved = part
             self._move(part)
@@ -87,13 +87,13 @@ class Waiting:
         return f"{said}, after {last - first:.0f} s in the queue" if job.job in self._queued else said
 
 
-def _part_done(job: Progress, sent_s: float | None) -> float:
+def _part_done(job: Progress, sent_s: float) -> float:
     """Of one job by the time it usually takes: past that ever slower, so that the bar is full when the picture is.
 
     Args:
-        sent_s: how long the run had waited when the job was sent, or when it was picked up.
+        sent_s: how long the run had waited when the job was last seen to wait for its turn.
     """
-    if job.state == State.KEPT or not job.expected_s or sent_s is None:
+    if job.state == State.KEPT or not job.expected_s:
         return float(job.state == State.KEPT)
     part = (job.waited_s - sent_s) / job.expected_s
     return PART_AT_EXPECTED * part if part <= 1 else 1 - (1 - PART_AT_EXPECTED) / part

@@ -164,7 +164,7 @@ class TestRun:
         assert shown[-1].startswith("Seed 7, $0.0402") and "left" in shown[-1]
 
     def test_its_bar_moves_while_it_waits(self, node, account, segmind, shown):
-        segmind.behave(Behaviour(run_seconds=0.4))
+        segmind.behave(Behaviour(run_seconds=2.4))
         run(node, prompt="the bar moves")
         assert len(shown.moved) >= 2 and shown.moved == sorted(shown.moved) and shown.moved[-1] <= 1.0
 

@@ -43,7 +43,7 @@ class TestTexts:
     def test_the_bar_moves_with_the_expected_time_and_is_full_when_the_picture_is_here(self, comfy_host):
         states = ["PLANNED", "QUEUED", "PROCESSING", "PROCESSING", "PROCESSING", "KEPT"]
         told = [[self.job(state, waited)] for state, waited in zip(states, [0.0, 3.4, 6.8, 13.6, 27.2, 27.9])]
-        assert self.moved([None], *told) == pytest.approx([0.225, 0.675, 0.943, 1.0], abs=1e-3)
+        assert self.moved([None], *told) == pytest.approx([0.225, 0.45, 0.9, 0.95, 1.0])
 
     def test_the_bar_never_goes_back_and_moves_only_where_it_can_be_seen(self, comfy_host):
         waited = [i / 100 for i in range(1360)] + [5.0]  # and a job that is seen to have waited less
@@ -58,6 +58,8 @@ class TestTexts:
     def test_a_job_that_waits_to_be_sent_moves_nothing(self, comfy_host):
         told = [("PLANNED", 6.8), ("UPLOADING", 13.6), ("SUBMITTING", 14.0)]
         assert self.moved(*([self.job(*one)] for one in told)) == []
+        told.append(("PROCESSING", 14.0 + 6.8))
+        assert self.moved(*([self.job(*one)] for one in told)) == [pytest.approx(0.45)]
 
     def test_the_bar_is_the_hosts(self, comfy_host):
         from types import SimpleNamespace
