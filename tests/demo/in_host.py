@@ -28,6 +28,7 @@ PHOTOGRAPHS = {
 }
 SIDE = 256
 MEGAPIXELS = 0.0625
+IN_TILES = 0.08  # megapixels, of the workflow for large pictures: four tiles
 SEGMIND = Behaviour(queue_seconds=1.0, run_seconds=4.0)
 
 
@@ -113,6 +114,10 @@ def _on_photographs(graph: dict) -> dict:
     for sized in _inputs(graph, "Klein9BReferences") + _inputs(graph, "Klein9BInpaint"):
         for name in sized.keys() & {"megapixels", "aspect_ratio.megapixels"}:
             sized[name] = MEGAPIXELS
+    for scaled in _inputs(graph, "ImageScaleToTotalPixels"):
+        scaled["megapixels"] = IN_TILES
+    for tiles in _inputs(graph, "Klein9BTiles"):
+        tiles |= {"tile_size": 256, "overlap": 64}
     return graph
 
 
