@@ -34,7 +34,22 @@ export async function apiFormat(page) {
 
 export async function fit(page) {
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
-  await settle(page);
+  await page.evaluate(still);
+}
+
+// Runs in the page: the view glides to where it goes, a frame at a time, and a busy machine draws few of them.
+function still() {
+  const { ds } = window.app.canvas;
+  return new Promise((done) => {
+    let view = "", since = 0, frames = 0;
+    const look = (now) => {
+      const seen = [ds.scale, ...ds.offset, window.innerWidth].join();
+      if (seen !== view) [view, since, frames] = [seen, now, 0];
+      if (++frames > 5 && now - since > 400) done();
+      else requestAnimationFrame(look);
+    };
+    requestAnimationFrame(look);
+  });
 }
 
 // Where a socket is on the screen: its dot in Nodes 2.0, else where the canvas paints it.

@@ -1,4 +1,5 @@
 // What a person's eye meets in an open graph, in numbers.
+import { fit } from "./canvas.mjs";
 import { cutTexts, linksBehindNodes } from "./geometry.mjs";
 import { settle } from "./session.mjs";
 
@@ -13,8 +14,7 @@ export async function graphFigures(page, { graph, files }) {
   for (const [width, height] of SCREENS) {
     await page.setViewportSize({ width, height });
     await page.waitForTimeout(150);
-    await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
-    await page.waitForTimeout(450); // the view glides
+    await fit(page);
     zooms[width] = await page.evaluate(() => window.app.canvas.ds.scale);
     covered[width] = await page.evaluate(coveredNodes);
     if (files?.[width]) await page.screenshot({ path: files[width] });
