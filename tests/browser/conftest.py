@@ -1,4 +1,5 @@
-"""The real frontend in a real browser: the host's pinned version, then the newest on the package index."""
+"""The real frontend in a real browser: the host's pinned version, then the newest on the package index; a test may ask
+for another by its version."""
 
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import pytest
 import standins
 from browser.frontend import Frontend
 from browser.settings import SETTINGS
-from browser.toolchain import Unavailable, find_toolchain, newest_frontend
+from browser.toolchain import Unavailable, find_toolchain, frontend_files
 from host.conftest import PHOTOGRAPHS, models, segmind  # noqa: F401
 from host.server import Host
 from segmind_host import environment, remember_jobs, write_key
@@ -32,7 +33,7 @@ def _front_end_arguments(version):
     if version == "pinned":
         return ()
     try:
-        static = newest_frontend()
+        static = frontend_files("" if version == "newest" else version)
     except Unavailable as reason:
         pytest.skip(str(reason))
     if f"-{importlib.metadata.version('comfyui-frontend-package')}-" in str(static):

@@ -38,10 +38,10 @@ export async function newPage(browser) {
   return page;
 }
 
-export async function open(page, { url }) {
+export async function open(page, { url, older = false }) {
   await page.goto("about:blank");
   await page.goto(url);
-  await waitForFrontend(page);
+  await waitForFrontend(page, { older });
   await settle(page);
   complaints.length = 0;
 }

@@ -78,7 +78,7 @@ class TestErrors:
         loader = page("said")["Klein9BLoader"]
         assert loader["kind"] == "error" and loader["drawn"] and loader["whole"]
         assert loader["text"].startswith("klein_broken.safetensors is a PyTorch pickle")
-        (lines,) = page("listIssues").values()
+        (lines,) = page("listIssues", containing="Exception Message").values()
         page.screenshot(f"error in the panel {drawing}")
         text = " ".join(lines)
         assert f"**Exception Type:** WrongFile - **Exception Message:** WrongFile: {loader['text']}" in text

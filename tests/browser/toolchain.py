@@ -59,16 +59,15 @@ def _install_playwright() -> None:
         raise Unavailable(f"no Playwright: npm install failed in tests/browser: {done.stderr[-500:]}")
 
 
-def newest_frontend() -> Path:
-    """The static files of the newest comfyui-frontend-package on the package index."""
+def frontend_files(version: str = "") -> Path:
+    """The static files of one comfyui-frontend-package on the package index, or of its newest."""
     FRONTENDS.mkdir(parents=True, exist_ok=True)
+    wanted = f"comfyui-frontend-package=={version}" if version else "comfyui-frontend-package"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--retries", "1"]
-    done = subprocess.run(
-        [*command, "--dest", str(FRONTENDS), "comfyui-frontend-package"], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, "--dest", str(FRONTENDS), wanted], capture_output=True, text=True)
     if done.returncode != 0:
-        raise Unavailable("the package index gave no comfyui-frontend-package: run again with a network")
-    wheel = max(FRONTENDS.glob("*.whl"), key=lambda path: Version(path.name.split("-")[1]))
+        raise Unavailable(f"the package index gave no {wanted}: run again with a network")
+    wheel = max(FRONTENDS.glob(f"comfyui_frontend_package-{version or '*'}-*.whl"), key=_version_of)
     folder = wheel.with_suffix("")
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
@@ -76,3 +75,7 @@ def newest_frontend() -> Path:
             archive.extractall(partial)
         partial.rename(folder)
     return folder / "comfyui_frontend_package" / "static"
+
+
+def _version_of(wheel: Path) -> Version:
+    return Version(wheel.name.split("-")[1])
