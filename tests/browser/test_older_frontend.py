@@ -5,7 +5,7 @@ import pytest
 from browser.conftest import put_models
 from browser.test_said import DISTILLED, KV, PHOTOGRAPHS, SPEAK, stand
 from host.checkout import PACK
-from host.workflow_files import GRAPHS, read
+from host.workflow_files import GRAPHS, read, twin
 
 OLDER = "1.38.14"  # knows no linearData
 
@@ -27,6 +27,15 @@ def test_every_graph_opens(page, path):
     nodes = page("nodes")
     assert [one["type"] for one in nodes] == [one["type"] for one in read(path)["nodes"]]
     assert not any(one["unknown"] for one in nodes)
+    assert asked(page("apiFormat"), read(twin(path))) == asked(read(twin(path)), read(twin(path)))
+
+
+def asked(graph, known):
+    """What each node is asked, by the inputs that are known of it: older frontends also send a preview's own widgets."""
+    return {
+        key: (one["class_type"], {name: one["inputs"].get(name) for name in known.get(key, one)["inputs"]})
+        for key, one in graph.items()
+    }
 
 
 def test_an_edit_runs_and_its_words_stay(page, drawing):
