@@ -31,7 +31,7 @@ def test_every_graph_opens(page, path):
 
 
 def asked(graph, known):
-    """What each node is asked, by the inputs that are known of it: older frontends also send a preview's own widgets."""
+    """What each node is asked, by the inputs that are known of it: older ones also send a preview's own widgets."""
     return {
         key: (one["class_type"], {name: one["inputs"].get(name) for name in known.get(key, one)["inputs"]})
         for key, one in graph.items()
